@@ -11,3 +11,4 @@ pub mod oci;
 pub mod settings;
 pub mod routing;
 pub mod upstream;
+pub mod store;

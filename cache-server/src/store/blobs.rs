@@ -5,6 +5,7 @@ use std::{
     io,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     sync::Arc,
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -30,6 +31,8 @@ pub(super) struct Blobs {
     /// Files that proved right in this process.
     open: Cache<Digest, Arc<Verified>>,
     small: Cache<Digest, Bytes, ByLength>,
+    /// Blobs whose transfer broke off for good in mid-stream, and when.
+    pub(super) broken: Cache<Digest, Instant>,
 }
 
 #[derive(Clone)]
@@ -47,6 +50,7 @@ impl Default for Blobs {
             growing: DashMap::new(),
             open: Cache::new(OPEN_FILES),
             small: Cache::with_weighter(4096, MEMORY, ByLength),
+            broken: Cache::new(1024),
         }
     }
 }

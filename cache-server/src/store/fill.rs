@@ -5,6 +5,7 @@ use std::{
     io,
     os::unix::fs::FileExt,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -45,6 +46,12 @@ impl Store {
                 return Ok(growing);
             }
         }
+    }
+
+    /// How long ago a transfer of the blob broke off for good in mid-stream, when it did and was not made good since.
+    #[must_use]
+    pub fn broke_off(&self, digest: &Digest) -> Option<Duration> {
+        self.blobs.broken.get(digest).map(|when| when.elapsed())
     }
 
     /// Nothing when the blob has come into the store meanwhile.
@@ -91,6 +98,9 @@ impl Fill {
             }
             Err(failure) => {
                 tracing::warn!(%digest, error = &failure as &dyn std::error::Error, "a fill failed for good");
+                if matches!(failure, Failure::Source(_)) && matches!(self.growing.phase(), Phase::Running { .. }) {
+                    self.store.blobs.broken.insert(digest, Instant::now());
+                }
                 let remove = !matches!(failure, Failure::Source(_));
                 let (store, partial) = (Arc::clone(&self.store), self.growing.digest().clone());
                 blocking(move || store.leave_partial(&partial, remove)).await;
@@ -180,19 +190,19 @@ impl Fill {
                     if attempt == 0 && self.store.make_free(total).await {
                         continue;
                     }
-                    return Err(self.no_space(written));
+                    return Err(self.no_space(written, Some(total)));
                 }
                 // A file system that cannot preallocate says so when it is written to.
                 _ => return Ok(()),
             }
         }
-        Err(self.no_space(written))
+        Err(self.no_space(written, Some(total)))
     }
 
-    fn no_space(&self, written: &Written) -> Failure {
+    fn no_space(&self, written: &Written, total: Option<u64>) -> Failure {
         tracing::error!(digest = %self.growing.digest(), "the volume is full: the blob is handed on without being stored; enlarge the volume or lower maxSize");
         self.store.observer.served_through();
-        Failure::NoSpace(Rest { offset: written.offset, hasher: written.hasher.clone() })
+        Failure::NoSpace(Rest { offset: written.offset, total, hasher: written.hasher.clone() })
     }
 
     /// Copies to the file, one write at a time, while the next bytes arrive.
@@ -257,7 +267,7 @@ impl Fill {
                 self.growing.publish(Phase::Running { total, available: written.offset });
                 Ok(written)
             }
-            Ok(Err((written, error))) if is_full(&error) => Err(self.no_space(&written)),
+            Ok(Err((written, error))) if is_full(&error) => Err(self.no_space(&written, total)),
             Ok(Err((_, error))) => Err(failed_to("write to", error)),
             Err(error) => Err(failed_to("write to", io::Error::other(error))),
         }
@@ -340,6 +350,7 @@ impl Store {
         match renamed {
             Ok(metadata) if metadata.len() == total => {
                 self.remember_verified(growing, Stamp::of(&metadata));
+                self.blobs.broken.remove(digest);
                 true
             }
             Ok(metadata) => {

@@ -56,6 +56,8 @@ pub enum Failure {
 pub struct Rest {
     /// How many bytes the file holds.
     pub offset: u64,
+    /// The size of the whole, if known.
+    pub total: Option<u64>,
     /// The hash of those bytes.
     pub hasher: Hasher,
 }
@@ -172,6 +174,8 @@ impl Growing {
                 Phase::Running { total: Some(total), .. } if *total <= HELD_BACK => {}
                 Phase::Running { total, .. } => return Ok(*total),
                 Phase::Whole { total } => return Ok(Some(*total)),
+                // Readers go on without the file.
+                Phase::Failed(Failure::NoSpace(rest)) => return Ok(rest.total),
                 Phase::Failed(failure) => return Err(failure.clone()),
             }
             // The sender lives in `self`.
@@ -286,8 +290,9 @@ impl std::fmt::Debug for Growing {
     }
 }
 
-/// Up to where bytes may be handed out before they have proved right.
-fn unheld(total: Option<u64>, available: u64) -> u64 {
+/// Up to where bytes may be handed out before they have proved right, when `available` of `total` are there.
+#[must_use]
+pub fn unheld(total: Option<u64>, available: u64) -> u64 {
     total.map_or_else(|| available.saturating_sub(HELD_BACK), |total| available.min(total.saturating_sub(HELD_BACK)))
 }
 

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Read in this order: [`layout`], [`record`], [`blobs`], [`growing`], [`download`], [`fill`], [`verification`],
-//! [`tree`], [`usage`], [`eviction`], [`sweep`]. May import `oci`; does not know upstreams: what a fill downloads
+//! [`through`], [`tree`], [`usage`], [`eviction`], [`sweep`]. May import `oci`; does not know upstreams: what a fill downloads
 //! from is a [`download::Source`].
 
 pub mod blobs;
@@ -24,6 +24,7 @@ pub mod growing;
 pub mod layout;
 pub mod record;
 mod sweep;
+pub mod through;
 pub mod tree;
 mod usage;
 mod verification;
