@@ -8,6 +8,39 @@ use serde::{Deserialize, Serialize};
 /// First path segments that mean something else, so that no repository may take them.
 pub const RESERVED_REPOSITORY_NAMES: [&str; 6] = ["library", "token", "v1", "v2", "api", "repository"];
 
+/// How the name of a Secret is written.
+pub const SECRET_NAME_PATTERN: &str = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
+
+/// How a host name without port is written, lower case.
+pub const HOST_PATTERN: &str = "^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$";
+
+/// How a registry is written as images name it: a host name, and a port if it is not the usual one.
+pub const REGISTRY_PATTERN: &str = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?(:[0-9]{1,5})?$";
+
+/// Whether a text matches [`SECRET_NAME_PATTERN`] and has at most 253 characters.
+#[must_use]
+pub fn is_secret_name(text: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
+    let edge = |char: char| char.is_ascii_lowercase() || char.is_ascii_digit();
+    text.len() <= 253 && text.bytes().all(inner) && text.starts_with(edge) && text.ends_with(edge)
+}
+
+/// Whether a text matches [`HOST_PATTERN`].
+#[must_use]
+pub fn is_host(text: &str) -> bool {
+    // Names of Secrets and of hosts are DNS subdomains both.
+    is_secret_name(text)
+}
+
+/// Whether a text matches [`REGISTRY_PATTERN`] and its port is a number up to 65535.
+#[must_use]
+pub fn is_registry(text: &str) -> bool {
+    match text.split_once(':') {
+        Some((host, port)) => is_host(host) && port.len() <= 5 && !port.starts_with('+') && port.parse::<u16>().is_ok(),
+        None => is_host(text),
+    }
+}
+
 /// The unique name of a repository.
 ///
 /// Invariants: a DNS label (RFC 1123: 1 to 63 of `a-z`, `0-9`, `-`, neither first nor last a `-`), hence without dots,
@@ -106,6 +139,9 @@ const SIZE_SUFFIXES: [(&str, u64); 10] = [
 ];
 
 impl ByteSize {
+    /// How a size is written.
+    pub const PATTERN: &str = "^[0-9]+([kMGTP]|[KMGTP]i)?$";
+
     /// A size of so many bytes.
     #[must_use]
     pub const fn bytes(bytes: u64) -> Self {
@@ -172,7 +208,7 @@ impl JsonSchema for ByteSize {
         json_schema!({
             "type": "string",
             "maxLength": 20,
-            "pattern": "^[0-9]+([kMGTP]|[KMGTP]i)?$",
+            "pattern": Self::PATTERN,
         })
     }
 }
@@ -188,6 +224,9 @@ pub struct Span(std::time::Duration);
 pub struct SpanError(String);
 
 impl Span {
+    /// How a length of time is written.
+    pub const PATTERN: &str = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$";
+
     /// So many milliseconds.
     #[must_use]
     pub const fn millis(millis: u64) -> Self {
@@ -256,7 +295,7 @@ impl JsonSchema for Span {
         json_schema!({
             "type": "string",
             "maxLength": 32,
-            "pattern": r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$",
+            "pattern": Self::PATTERN,
         })
     }
 }
@@ -266,6 +305,6 @@ impl JsonSchema for Span {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SecretRef {
     /// The name of the Secret, as in `metadata.name`.
-    #[schemars(length(min = 1, max = 253), regex(pattern = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = SECRET_NAME_PATTERN))]
     pub name: String,
 }

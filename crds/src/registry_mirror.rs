@@ -4,7 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::names::{ByteSize, SecretRef, Span};
+use crate::names::{ByteSize, HOST_PATTERN, REGISTRY_PATTERN, SecretRef, Span};
 
 /// A repository that proxies one upstream registry: each image is fetched once, kept, and handed on.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -71,7 +71,7 @@ pub struct UpstreamSpec {
     /// The registry that this mirror stands for, as images name it (`docker.io`, `ghcr.io`, `registry.example.com:5000`).
     /// Default: the host of `url`; `docker.io` for `registry-1.docker.io`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 260), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?(:[0-9]{1,5})?$"))]
+    #[schemars(length(min = 1, max = 260), regex(pattern = REGISTRY_PATTERN))]
     pub registry: Option<String>,
 
     /// Where the registry is: scheme, host, optional port, optional path in front of `/v2/`. Example: `https://registry-1.docker.io`.
@@ -265,7 +265,7 @@ pub struct Connector {
     pub port: Option<u16>,
     /// A host name (without port) by which clients call the server's main port; the whole path is the image name.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = HOST_PATTERN))]
     pub host: Option<String>,
     /// The certificate for this port. Unset: plain HTTP.
     #[serde(skip_serializing_if = "Option::is_none")]
