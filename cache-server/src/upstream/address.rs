@@ -84,7 +84,7 @@ fn kind_v4(address: Ipv4Addr) -> Option<AddressKind> {
         [100, 64..=127, ..] => Some(AddressKind::Shared),
         [169, 254, ..] => Some(AddressKind::LinkLocal),
         [224..=239, ..] => Some(AddressKind::Multicast),
-        [240.., ..] | [192, 0, 0, _] => Some(AddressKind::Reserved),
+        [240..=255, ..] | [192, 0, 0, _] => Some(AddressKind::Reserved),
         _ => None,
     }
 }
