@@ -107,7 +107,7 @@ impl Part {
                 }
             }
             Self::Unsatisfiable { total } => {
-                headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0_u8));
+                headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0_u16));
                 if let Some(range) = value(&format!("bytes */{total}")) {
                     headers.insert(header::CONTENT_RANGE, range);
                 }

@@ -11,10 +11,11 @@ use crate::{
     repository::Mirror,
 };
 
-/// Tags in order, `limit` of them behind `last`, with a link to the next page (distribution-spec, "Listing Tags").
+/// The tags of `image`, which the client calls `named`, in order: `limit` of them behind `last`, with a link to the next page (distribution-spec, "Listing Tags").
 pub(super) async fn tags(
     repository: &Arc<Mirror>,
     image: &ImageName,
+    named: &ImageName,
     limit: Option<usize>,
     last: Option<&str>,
     uri: &Uri,
@@ -26,7 +27,7 @@ pub(super) async fn tags(
     let first = last.map_or(0, |last| tags.partition_point(|tag| tag.as_str() <= last));
     let end = limit.map_or(tags.len(), |limit| tags.len().min(first.saturating_add(limit)));
     let page: Vec<&str> = tags[first..end].iter().map(Tag::as_str).collect();
-    let list = serde_json::json!({ "name": image.as_str(), "tags": page });
+    let list = serde_json::json!({ "name": named.as_str(), "tags": page });
     let mut response = Response::new(Body::bytes(list.to_string().into()));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let (Some(limit), Some(last)) = (limit, page.last())

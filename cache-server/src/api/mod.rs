@@ -8,19 +8,21 @@ pub mod body;
 mod error;
 mod lists;
 mod manifests;
-mod pages;
+pub mod pages;
 mod report;
 mod request;
 
 use std::{sync::Arc, time::Instant};
 
+use crds::names::RepositoryName;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 
 use crate::{
     connector::{Connection, Serving, listener::Answer},
-    oci::{Endpoint, ErrorCode},
-    server::Server,
+    oci::{Endpoint, ErrorCode, ImageName},
+    repository::Mirror,
+    server::{Current, Server},
 };
 use body::Body;
 use error::{ApiError, ToApi};
@@ -72,31 +74,32 @@ impl Api {
         let asked = request::ask(&current.routing, self.port, request)?;
         let Some(route) = asked.route else { return Ok(base()) };
         report.repository(&route.repository);
-        let repository = current.repository(&route.repository)?;
-        let endpoint = route.endpoint(request.uri().query())?;
-        if let Some(image) = endpoint.image() {
-            report.image(image);
-        }
+        let repository = repository(&current, &route.repository)?;
+        let endpoint = Endpoint::parse(&route.rest, request.uri().query())?;
         let client = Client::of(request, &route);
         let want = request::want(request.method(), &endpoint)?;
         let pull = Pull { connection, headers: request.headers(), client, want };
+        let image = |image: &ImageName| route.image(image.clone());
+        if let Some(named) = endpoint.image() {
+            report.image(&image(named));
+        }
         let answered = match &endpoint {
             Endpoint::Base => Ok(base()),
-            Endpoint::Manifest { image, reference } => {
+            Endpoint::Manifest { image: named, reference } => {
                 report.kind("manifest", &reference.to_string());
-                manifests::answer(repository, image, reference, &pull, report).await
+                manifests::answer(repository, &image(named), reference, &pull, report).await
             }
-            Endpoint::Blob { image, digest } => {
+            Endpoint::Blob { image: named, digest } => {
                 report.kind("blob", digest.as_str());
-                blobs::answer(&self.server, repository, image, digest, &pull, report).await
+                blobs::answer(&self.server, repository, &image(named), digest, &pull, report).await
             }
-            Endpoint::Tags { image, limit, last } => {
+            Endpoint::Tags { image: named, limit, last } => {
                 report.kind("tags", "");
-                lists::tags(repository, image, *limit, last.as_deref(), request.uri(), report).await
+                lists::tags(repository, &image(named), named, *limit, last.as_deref(), request.uri(), report).await
             }
-            Endpoint::Referrers { image, digest, artifact_type } => {
+            Endpoint::Referrers { image: named, digest, artifact_type } => {
                 report.kind("referrers", digest.as_str());
-                lists::referrers(repository, image, digest, artifact_type.as_deref(), report).await
+                lists::referrers(repository, &image(named), digest, artifact_type.as_deref(), report).await
             }
             Endpoint::Uploads { .. } => return Err(ApiError::read_only(&route.repository)),
             Endpoint::Unknown => return Err(ApiError::unknown_path(request.uri().path())),
@@ -107,6 +110,13 @@ impl Api {
         }
         Ok(response)
     }
+}
+
+/// The repository of a name that routing gave; both come from the same settings.
+fn repository<'a>(current: &'a Current, name: &RepositoryName) -> Result<&'a Arc<Mirror>, ApiError> {
+    current.mirror(name).ok_or_else(|| {
+        ApiError::new(ErrorCode::NameUnknown, StatusCode::NOT_FOUND, format!("there is no repository {name} here"))
+    })
 }
 
 /// The answer to `/v2/`: this is a registry, and nobody needs to log in.
@@ -129,7 +139,7 @@ fn value(text: &str) -> Option<HeaderValue> {
 }
 
 impl ApiError {
-    fn read_only(repository: &crds::names::RepositoryName) -> Self {
+    fn read_only(repository: &RepositoryName) -> Self {
         let message = format!("{repository} is a mirror: it serves what its upstream has and takes no pushes; push to the upstream");
         Self::new(ErrorCode::Unsupported, StatusCode::METHOD_NOT_ALLOWED, message)
     }

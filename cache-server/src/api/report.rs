@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// What is said of a request. Said when it is dropped: also when the client left early.
-pub struct Report {
+pub(super) struct Report {
     metrics: Arc<Metrics>,
     client: SocketAddr,
     method: String,
@@ -102,19 +102,21 @@ impl Drop for Report {
         };
         tracing::info!(
             target: "request",
-            client.address = %self.client,
-            http.method = self.method,
-            http.path = self.path,
-            http.status = labels.status,
-            http.user_agent = self.agent,
-            repository = labels.repository,
-            image.name = self.image,
-            kind = self.kind,
-            reference = self.reference,
-            outcome = self.outcome,
-            error = self.error.as_deref(),
-            sent_bytes = self.sent,
-            duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            {
+                client.address = %self.client,
+                http.method = self.method,
+                http.path = self.path,
+                http.status = labels.status,
+                http.user_agent = self.agent,
+                repository = labels.repository,
+                image.name = self.image,
+                kind = self.kind,
+                reference = self.reference,
+                outcome = self.outcome,
+                error = self.error.as_deref(),
+                sent_bytes = self.sent,
+                duration_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            },
             "answered"
         );
         self.metrics.answered(labels, self.sent);

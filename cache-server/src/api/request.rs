@@ -10,7 +10,7 @@ use crate::{
     connector::Connection,
     oci::{Endpoint, ErrorCode},
     repository::Want,
-    routing::{self, Route, Routing},
+    routing::{self, Resolved, Route, Routing},
 };
 
 /// A request that was routed.
@@ -63,14 +63,15 @@ pub(super) fn ask(routing: &Routing, port: Option<u16>, request: &Request<Incomi
     let host = uri.host().or_else(|| request.headers().get(header::HOST)?.to_str().ok());
     let namespace = namespace(uri.query());
     let path = uri.path();
-    if port.is_none() && matches!(path, "/v2" | "/v2/") && namespace.is_none() {
-        return Ok(Asked { route: None, namespace });
-    }
     let asked = routing::Request { connector: port, host, path, ns: namespace.as_deref() };
-    let route = routing.resolve(&asked).map_err(|unrouted| {
-        ApiError::new(ErrorCode::NameUnknown, StatusCode::NOT_FOUND, unrouted.to_string())
+    let resolved = routing.resolve(&asked).map_err(|unrouted| {
+        ApiError::new(unrouted.code(), StatusCode::NOT_FOUND, unrouted.to_string())
     })?;
-    Ok(Asked { route: Some(route), namespace })
+    let route = match resolved {
+        Resolved::ServerBase => None,
+        Resolved::To(route) => Some(route),
+    };
+    Ok(Asked { route, namespace })
 }
 
 /// The `ns` parameter, decoded.

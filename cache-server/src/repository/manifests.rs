@@ -87,15 +87,15 @@ impl Mirror {
         let reference = Reference::Digest(digest.clone());
         let head = self.upstream.head_manifest(image, &reference, Patience::Long).await;
         let head = head.map_err(|error| self.refused(image, digest.as_str(), error))?;
-        match head.size {
-            Some(size) => Ok(ManifestAnswer {
+        match (head.size, head.media_type) {
+            (Some(size), Some(media_type)) => Ok(ManifestAnswer {
                 digest: digest.clone(),
-                media_type: head.media_type,
+                media_type,
                 size,
                 bytes: None,
                 outcome: Outcome::Miss,
             }),
-            None => Ok(self.fetch_by_digest(image, digest).await?.answer(Outcome::Miss)),
+            _ => Ok(self.fetch_by_digest(image, digest).await?.answer(Outcome::Miss)),
         }
     }
 
@@ -249,8 +249,8 @@ impl Mirror {
         if want == Want::Head {
             let head = self.upstream.head_manifest(image, &reference, patience).await;
             let head = head.map_err(|error| self.refused(image, tag.as_str(), error))?;
-            if let (Some(digest), Some(size)) = (head.digest, head.size) {
-                return Ok(TagTarget { digest, media_type: head.media_type, size });
+            if let (Some(digest), Some(media_type), Some(size)) = (head.digest, head.media_type, head.size) {
+                return Ok(TagTarget { digest, media_type, size });
             }
         }
         let fetched = self.upstream.get_manifest(image, &reference, patience).await;

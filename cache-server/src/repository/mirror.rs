@@ -15,13 +15,13 @@ use quick_cache::sync::Cache;
 use super::{error::Error, flights::Flights, manifests::Fetched};
 use crate::{
     oci::{Digest, ImageName, Reference, Tag},
-    settings::MirrorSettings,
+    settings::{MirrorSettings, UpstreamSettings},
     store::{
         Store,
         record::TagRecord,
         tree::{Retention, Tree},
     },
-    upstream::{self, Upstream},
+    upstream::{self, Upstream, UpstreamConfig},
 };
 
 /// Refusals remembered, at most, of each sort.
@@ -75,7 +75,7 @@ pub enum BuildError {
 impl Mirror {
     /// A mirror over `store`. Asks nobody.
     pub fn new(settings: MirrorSettings, store: Arc<Store>) -> Result<Arc<Self>, BuildError> {
-        let upstream = Upstream::new(settings.upstream.clone().into())
+        let upstream = Upstream::new(upstream_config(&settings.upstream))
             .map_err(|source| BuildError::Upstream { name: settings.name.clone(), source })?;
         let tree = store
             .tree(&settings.name, &settings.identity())
@@ -209,5 +209,27 @@ impl Mirror {
     /// How long a client whose blob broke off is sent away.
     pub(super) fn broken_blob(&self) -> Duration {
         self.freshness().broken_blob.get()
+    }
+}
+
+/// The settings of an upstream in the words of the module that asks it.
+fn upstream_config(settings: &UpstreamSettings) -> UpstreamConfig {
+    UpstreamConfig {
+        url: settings.url.clone(),
+        credentials: settings.credentials.as_ref().map(|credentials| upstream::Credentials {
+            username: credentials.username.clone(),
+            password: upstream::Secret::new(credentials.password.expose()),
+        }),
+        trusted: settings.trusted_pem.clone().unwrap_or_default(),
+        client_identity: settings.client_identity.as_ref().map(|identity| upstream::ClientIdentity {
+            chain: identity.chain().to_vec(),
+            key: identity.key(),
+        }),
+        skip_verify: settings.skip_verify,
+        proxy: settings.proxy.clone(),
+        token_hosts: settings.token_hosts.iter().map(ToString::to_string).collect(),
+        redirect_hosts: settings.redirect_hosts.iter().map(ToString::to_string).collect(),
+        limits: settings.limits.clone(),
+        breaker: settings.breaker.clone(),
     }
 }

@@ -9,7 +9,7 @@ mod lists;
 mod manifests;
 pub mod mirror;
 
-pub use blobs::{BlobAnswer, BlobContent};
+pub use blobs::{BlobAnswer, BlobContent, BlobRequest};
 pub use error::Error;
 pub use manifests::ManifestAnswer;
 pub use mirror::Mirror;
