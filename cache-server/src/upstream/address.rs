@@ -51,9 +51,8 @@ impl Reach {
     /// Refuses an address that is out of reach.
     pub(super) fn admit(self, address: IpAddr) -> Result<(), AddressKind> {
         match (self, kind(address)) {
-            (_, None) => Ok(()),
             (Self::Public, Some(kind)) | (Self::Listed, Some(kind @ AddressKind::LinkLocal)) => Err(kind),
-            (Self::Listed, Some(_)) => Ok(()),
+            (Self::Public, None) | (Self::Listed, _) => Ok(()),
         }
     }
 

@@ -256,8 +256,8 @@ impl<S> Paced<S> {
                 self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));
                 Some(Ok(bytes))
             }
-            Some(Err(error)) => self.fail(error),
-            None if self.left.is_some_and(|left| left > 0) => self.fail(Error::Broken),
+            Some(Err(error)) => Some(self.fail(error)),
+            None if self.left.is_some_and(|left| left > 0) => Some(self.fail(Error::Broken)),
             None => {
                 self.inner = None;
                 None
@@ -265,9 +265,9 @@ impl<S> Paced<S> {
         }
     }
 
-    fn fail(&mut self, error: Error) -> Option<Result<Bytes, Error>> {
+    fn fail(&mut self, error: Error) -> Result<Bytes, Error> {
         self.inner = None;
-        Some(Err(error))
+        Err(error)
     }
 }
 
@@ -285,7 +285,7 @@ impl<S: Stream<Item = Result<Bytes, Error>>> Stream for Paced<S> {
             this.timer.as_mut().reset(stalled_at);
         }
         ready!(this.timer.as_mut().poll(context));
-        Poll::Ready(this.fail(Error::Stalled))
+        Poll::Ready(Some(this.fail(Error::Stalled)))
     }
 }
 

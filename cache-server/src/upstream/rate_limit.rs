@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, header::RETRY_AFTER};
 
 /// No `Retry-After` is believed for longer than this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+const LONGEST_PAUSE: Duration = Duration::from_mins(10);
 
 /// The last rate limit that an upstream told (Docker Hub: `ratelimit-limit: 100;w=21600`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
