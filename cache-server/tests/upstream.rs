@@ -315,6 +315,23 @@ async fn a_foreign_realm_is_named_in_the_refusal() {
 }
 
 #[tokio::test]
+async fn a_wrong_realm_is_not_remembered() {
+    let registry = Listener::start(|seen| async move {
+        let home = format!("http://{}/token", seen.headers["host"].to_str().expect("text"));
+        match (seen.number, seen.authorization()) {
+            (0, _) => challenge("https://auth.evil.example/token"),
+            _ if seen.uri.starts_with("/token") => answer(200, &[], r#"{"token":"t"}"#),
+            (_, Some("Bearer t")) => answer(200, &[], "{}"),
+            _ => challenge(&home),
+        }
+    })
+    .await;
+    let upstream = registry.upstream_with(|config| config.credentials = credentials());
+    assert!(matches!(head(&upstream).await, Err(Error::ForbiddenRealm { .. })));
+    head(&upstream).await.expect("an answer");
+}
+
+#[tokio::test]
 async fn a_redirect_drops_the_authorization() {
     let storage = Listener::start(|_| async { answer(200, &[], CONTENT) }).await;
     let target = format!("{}/blob?signature=secret", storage.url());
@@ -718,6 +735,7 @@ fn settings_that_cannot_work_are_refused() {
     assert!(make("http://169.254.169.254", |_| {}).is_err());
     assert!(make("http://[fe80::1]", |_| {}).is_err());
     assert!(make("http://10.0.0.1", |_| {}).is_ok());
+    assert!(make("http://10.0.0.1", |config| config.proxy = "socks5://10.0.0.2".parse().ok()).is_err());
     assert!(make("https://registry.example.com", |config| config.token_hosts = vec!["a/b".into()]).is_err());
     assert!(make("https://registry.example.com", |config| config.trusted = vec![vec![1, 2, 3].into()]).is_err());
 }

@@ -327,9 +327,21 @@ impl Shared {
         let mut rejected: Option<Token> = None;
         loop {
             let (said, token, header) = match image {
-                Some(image) => self.introduce(challenge.as_ref(), image, rejected.as_ref(), deadline).await?,
+                Some(image) => match self.introduce(challenge.as_ref(), image, rejected.as_ref(), deadline).await {
+                    Ok(introduction) => introduction,
+                    Err(error) => {
+                        // The token server may have moved: the next request hears from the upstream where it is.
+                        if !matches!(error, Error::Denied | Error::RateLimited { .. }) {
+                            self.remember(None);
+                        }
+                        return Err(error);
+                    }
+                },
                 None => (Said::Nothing, None, None),
             };
+            if repeated {
+                self.remember(challenge.clone());
+            }
             let reply = self.wire.ask(question, header, deadline).await?;
             if let Some(limit) = reply.rate_limit {
                 self.health.note_rate_limit(limit);
@@ -346,7 +358,6 @@ impl Shared {
             if next == Challenge::Basic && self.tokens.basic().is_none() {
                 return Err(Error::Denied);
             }
-            self.remember(&next);
             rejected = token.filter(|_| challenge.as_ref() == Some(&next));
             (challenge, repeated) = (Some(next), true);
         }
@@ -370,8 +381,8 @@ impl Shared {
         self.challenge.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn remember(&self, challenge: &Challenge) {
-        *self.challenge.lock().unwrap_or_else(PoisonError::into_inner) = Some(challenge.clone());
+    fn remember(&self, challenge: Option<Challenge>) {
+        *self.challenge.lock().unwrap_or_else(PoisonError::into_inner) = challenge;
     }
 
     async fn probe(self: &Arc<Self>) {

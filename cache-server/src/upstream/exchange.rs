@@ -84,6 +84,9 @@ impl Wire {
         if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
             return Err(BuildError::Url { scheme: url.scheme().to_owned() });
         }
+        if let Some(proxy) = config.proxy.as_ref().filter(|proxy| !matches!(proxy.scheme(), "http" | "https")) {
+            return Err(BuildError::ProxyKind { scheme: proxy.scheme().to_owned() });
+        }
         Reach::Listed.admit_literal(url).map_err(|kind| BuildError::ForbiddenAddress { kind })?;
         let redirect_hosts = HostList::parse(&config.redirect_hosts).map_err(|text| BuildError::Host { text })?;
         let own = host_of(url);
