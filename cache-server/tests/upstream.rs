@@ -14,7 +14,10 @@ use std::{
 use bytes::Bytes;
 use cache_server::{
     oci::{Algorithm, Digest, ImageName, MediaType, Reference},
-    upstream::{Availability, Credentials, Error, Misfit, Patience, RealmRefusal, Secret, Slow, Upstream, UpstreamConfig, Violation},
+    upstream::{
+        Availability, Credentials, Error, Misfit, Patience, RealmRefusal, Secret, Slow, Upstream, UpstreamConfig,
+        Violation,
+    },
 };
 use crds::{names::Span, registry_mirror::StallLimit};
 use futures_util::{Stream, StreamExt, future::join_all, stream};
@@ -59,7 +62,10 @@ impl Listener {
         Self::serve(None, Arc::new(move |seen| Box::pin(script(seen)) as Answering)).await
     }
 
-    async fn serve(tls: Option<tokio_rustls::TlsAcceptor>, script: Arc<dyn Fn(Seen) -> Answering + Send + Sync>) -> Self {
+    async fn serve(
+        tls: Option<tokio_rustls::TlsAcceptor>,
+        script: Arc<dyn Fn(Seen) -> Answering + Send + Sync>,
+    ) -> Self {
         let socket = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = socket.local_addr().expect("an address").port();
         let (accepted, seen) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
@@ -152,8 +158,8 @@ fn digest() -> Digest {
     Digest::of(Algorithm::Sha256, CONTENT)
 }
 
-fn credentials() -> Option<Credentials> {
-    Some(Credentials { username: "reader".into(), password: Secret::new("hunter2") })
+fn credentials() -> Credentials {
+    Credentials { username: "reader".into(), password: Secret::new("hunter2") }
 }
 
 const CONTENT: &[u8] = b"what a blob may contain";
@@ -204,7 +210,7 @@ async fn with_tokens(life: u64, oldest: Arc<AtomicUsize>) -> Listener {
 #[tokio::test]
 async fn one_token_serves_all_who_ask_at_once() {
     let registry = with_tokens(300, Arc::new(AtomicUsize::new(1))).await;
-    let upstream = registry.upstream_with(|config| config.credentials = credentials());
+    let upstream = registry.upstream_with(|config| config.credentials = Some(credentials()));
     for outcome in join_all((0..20).map(|_| head(&upstream))).await {
         outcome.expect("an answer");
     }
@@ -274,7 +280,7 @@ async fn a_basic_challenge_is_answered_by_the_password() {
         }
     })
     .await;
-    head(&registry.upstream_with(|config| config.credentials = credentials())).await.expect("an answer");
+    head(&registry.upstream_with(|config| config.credentials = Some(credentials()))).await.expect("an answer");
     assert!(matches!(head(&registry.upstream()).await, Err(Error::Denied)));
 }
 
@@ -294,11 +300,14 @@ async fn a_foreign_realm_gets_neither_credentials_nor_a_connection_inside() {
     ] {
         let named = realm.clone();
         let registry = Listener::start(move |_| std::future::ready(challenge(&named))).await;
-        let outcome = head(&registry.upstream_with(|config| config.credentials = credentials())).await;
+        let outcome = head(&registry.upstream_with(|config| config.credentials = Some(credentials()))).await;
         assert!(matches!(outcome, Err(Error::ForbiddenRealm { .. })), "{realm}: {outcome:?}");
         if !realm.contains("evil") {
             let outcome = head(&registry.upstream()).await;
-            assert!(matches!(outcome, Err(Error::ForbiddenRealm { .. } | Error::ForbiddenAddress { .. })), "{realm}: {outcome:?}");
+            assert!(
+                matches!(outcome, Err(Error::ForbiddenRealm { .. } | Error::ForbiddenAddress { .. })),
+                "{realm}: {outcome:?}"
+            );
         }
     }
     assert_eq!(victim.accepted(), 0);
@@ -307,9 +316,11 @@ async fn a_foreign_realm_gets_neither_credentials_nor_a_connection_inside() {
 #[tokio::test]
 async fn a_foreign_realm_is_named_in_the_refusal() {
     let registry = Listener::start(|_| async { challenge("https://auth.evil.example/token?secret=1") }).await;
-    let outcome = head(&registry.upstream_with(|config| config.credentials = credentials())).await;
+    let outcome = head(&registry.upstream_with(|config| config.credentials = Some(credentials()))).await;
     match outcome {
-        Err(Error::ForbiddenRealm { host, why }) => assert_eq!((host.as_str(), why), ("auth.evil.example", RealmRefusal::Foreign)),
+        Err(Error::ForbiddenRealm { host, why }) => {
+            assert_eq!((host.as_str(), why), ("auth.evil.example", RealmRefusal::Foreign))
+        }
         other => unreachable!("{other:?}"),
     }
 }
@@ -326,7 +337,7 @@ async fn a_wrong_realm_is_not_remembered() {
         }
     })
     .await;
-    let upstream = registry.upstream_with(|config| config.credentials = credentials());
+    let upstream = registry.upstream_with(|config| config.credentials = Some(credentials()));
     assert!(matches!(head(&upstream).await, Err(Error::ForbiddenRealm { .. })));
     head(&upstream).await.expect("an answer");
 }
@@ -345,7 +356,8 @@ async fn a_redirect_drops_the_authorization() {
         })
     })
     .await;
-    let (_, total, bytes) = read(&registry.upstream_with(|config| config.credentials = credentials()), 0).await.expect("a blob");
+    let (_, total, bytes) =
+        read(&registry.upstream_with(|config| config.credentials = Some(credentials())), 0).await.expect("a blob");
     assert_eq!((total, bytes.as_slice()), (Some(CONTENT.len() as u64), CONTENT));
     assert!(registry.seen().iter().any(|seen| seen.uri == "/moved" && seen.authorization().is_some()));
     assert_eq!(storage.seen().len(), 1);
@@ -505,19 +517,26 @@ async fn a_range_is_what_was_asked_for_or_a_new_beginning() {
 
 #[tokio::test]
 async fn answers_have_one_meaning_each() {
-    let table: [(u16, &[(&str, &str)], fn(&Error) -> bool); 10] = [
+    type Row = (u16, &'static [(&'static str, &'static str)], fn(&Error) -> bool);
+    let table: [Row; 10] = [
         (404, &[], |error| matches!(error, Error::NotFound)),
         (403, &[], |error| matches!(error, Error::Denied)),
         (401, &[], |error| matches!(error, Error::Denied)),
         (429, &[], |error| matches!(error, Error::RateLimited { retry_after: None })),
-        (503, &[("retry-after", "7")], |error| error.retry_after() == Some(Duration::from_secs(7)) && error.counts_for_breaker()),
+        (503, &[("retry-after", "7")], |error| {
+            error.retry_after() == Some(Duration::from_secs(7)) && error.counts_for_breaker()
+        }),
         (400, &[], |error| matches!(error, Error::Protocol(Violation::Status(400)))),
         (302, &[], |error| matches!(error, Error::Protocol(Violation::Location))),
-        (200, &[("content-type", "text/html; charset=utf-8")], |error| matches!(error, Error::WrongContent(Misfit::Html))),
-        (200, &[("content-encoding", "br")], |error| matches!(error, Error::Protocol(Violation::Encoding))),
-        (200, &[("docker-content-digest", "sha256:0000000000000000000000000000000000000000000000000000000000000000")], |error| {
-            matches!(error, Error::WrongContent(Misfit::Digest { .. }))
+        (200, &[("content-type", "text/html; charset=utf-8")], |error| {
+            matches!(error, Error::WrongContent(Misfit::Html))
         }),
+        (200, &[("content-encoding", "br")], |error| matches!(error, Error::Protocol(Violation::Encoding))),
+        (
+            200,
+            &[("docker-content-digest", "sha256:0000000000000000000000000000000000000000000000000000000000000000")],
+            |error| matches!(error, Error::WrongContent(Misfit::Digest { .. })),
+        ),
     ];
     for (status, headers, expected) in table {
         let registry = Listener::start(move |_| std::future::ready(answer(status, headers, "an answer"))).await;
@@ -538,7 +557,10 @@ async fn a_registry_without_head_is_asked_by_get() {
     let upstream = registry.upstream();
     let manifest = upstream.head_manifest(&image(), &tag(), Patience::Long).await.expect("a manifest");
     assert_eq!(manifest.digest, Some(digest()));
-    assert_eq!(upstream.head_blob(&image(), &digest(), Patience::Long).await.expect("a blob"), Some(CONTENT.len() as u64));
+    assert_eq!(
+        upstream.head_blob(&image(), &digest(), Patience::Long).await.expect("a blob"),
+        Some(CONTENT.len() as u64)
+    );
 }
 
 #[tokio::test]
@@ -550,7 +572,8 @@ async fn a_manifest_has_a_largest_size() {
 
 #[tokio::test]
 async fn a_failing_upstream_is_left_alone_until_a_probe_finds_it_back() {
-    let registry = Listener::start(|seen| async move { answer(if seen.number < 3 { 503 } else { 404 }, &[], "") }).await;
+    let registry =
+        Listener::start(|seen| async move { answer(if seen.number < 3 { 503 } else { 404 }, &[], "") }).await;
     let upstream = registry.upstream_with(|config| {
         config.breaker.failures = 2;
         config.breaker.min_open = Span::millis(150);
@@ -575,7 +598,8 @@ async fn a_failing_upstream_is_left_alone_until_a_probe_finds_it_back() {
 #[tokio::test]
 async fn a_refused_connection_says_so_and_counts() {
     let port = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address").port();
-    let upstream = Upstream::new(UpstreamConfig::anonymous(format!("http://127.0.0.1:{port}").parse().expect("a URL"))).expect("an upstream");
+    let upstream = Upstream::new(UpstreamConfig::anonymous(format!("http://127.0.0.1:{port}").parse().expect("a URL")))
+        .expect("an upstream");
     let error = head(&upstream).await.expect_err("nobody there");
     assert!(matches!(&error, Error::Unreachable { host, .. } if host == "127.0.0.1"), "{error:?}");
     assert!(error.counts_for_breaker());
@@ -586,17 +610,24 @@ async fn a_refused_connection_says_so_and_counts() {
 async fn a_rate_limit_is_kept_and_its_pause_respected() {
     let registry = Listener::start(|seen| async move {
         let status = if seen.number == 0 { 200 } else { 429 };
-        answer(status, &[("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "7;w=21600"), ("retry-after", "30")], "Too Many Requests\n")
+        answer(
+            status,
+            &[("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "7;w=21600"), ("retry-after", "30")],
+            "Too Many Requests\n",
+        )
     })
     .await;
     let upstream = registry.upstream();
     assert_eq!(upstream.rate_limit(), None);
     head(&upstream).await.expect("an answer");
     let limit = upstream.rate_limit().expect("a limit");
-    assert_eq!((limit.limit, limit.remaining, limit.window), (Some(100), Some(7), Some(Duration::from_secs(21_600))));
+    assert_eq!((limit.limit, limit.remaining, limit.window), (Some(100), Some(7), Some(Duration::from_hours(6))));
     for _ in 0..3 {
         let outcome = head(&upstream).await;
-        assert!(matches!(outcome, Err(Error::RateLimited { retry_after: Some(wait) }) if wait > Duration::from_secs(25)), "{outcome:?}");
+        assert!(
+            matches!(outcome, Err(Error::RateLimited { retry_after: Some(wait) }) if wait > Duration::from_secs(25)),
+            "{outcome:?}"
+        );
     }
     assert_eq!(registry.seen().len(), 2);
     assert_eq!(upstream.availability(), Availability::Available);
@@ -634,7 +665,8 @@ async fn referrers_are_merged_or_known_to_be_unsupported() {
         answer(200, &[("link", "<?page=2>; rel=\"next\"")], r#"{"schemaVersion":2,"manifests":[{"n":1}]}"#)
     })
     .await;
-    let index = registry.upstream().referrers(&image(), &digest(), Patience::Long).await.expect("an answer").expect("an index");
+    let index =
+        registry.upstream().referrers(&image(), &digest(), Patience::Long).await.expect("an answer").expect("an index");
     let index: serde_json::Value = serde_json::from_slice(&index).expect("JSON");
     assert_eq!(index, serde_json::json!({"schemaVersion": 2, "manifests": [{"n": 1}, {"n": 2}]}));
     for status in [404, 405, 400, 501] {
@@ -694,7 +726,8 @@ async fn a_proxy_is_asked_instead() {
 
 #[tokio::test]
 async fn certificates_are_checked_unless_the_administrator_says_otherwise() {
-    let issued = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned(), "localhost".to_owned()]).expect("a certificate");
+    let issued =
+        rcgen::generate_simple_self_signed(["127.0.0.1".to_owned(), "localhost".to_owned()]).expect("a certificate");
     let certificate = issued.cert.der().clone();
     let key = rustls_pki_types::PrivateKeyDer::try_from(issued.signing_key.serialize_der()).expect("a key");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -713,7 +746,8 @@ async fn certificates_are_checked_unless_the_administrator_says_otherwise() {
     };
     let registry = Listener::serve(Some(Arc::new(server).into()), Arc::new(script)).await;
     let ask = async |change: fn(&mut UpstreamConfig), trusted: bool| {
-        let mut config = UpstreamConfig::anonymous(format!("https://127.0.0.1:{}", registry.port).parse().expect("a URL"));
+        let mut config =
+            UpstreamConfig::anonymous(format!("https://127.0.0.1:{}", registry.port).parse().expect("a URL"));
         config.redirect_hosts = vec!["localhost".into()];
         config.trusted = if trusted { vec![certificate.clone()] } else { Vec::new() };
         change(&mut config);

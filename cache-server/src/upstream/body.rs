@@ -205,7 +205,8 @@ impl Meter {
     fn new(stall: &StallLimit) -> Self {
         let window = stall.window.get().max(Duration::from_millis(1));
         #[expect(clippy::cast_possible_truncation, reason = "a window of more than 2^64 seconds is none")]
-        let need = (u128::from(stall.bytes_per_second) * window.as_millis() / 1000).clamp(1, u128::from(u64::MAX)) as u64;
+        let need =
+            (u128::from(stall.bytes_per_second) * window.as_millis() / 1000).clamp(1, u128::from(u64::MAX)) as u64;
         Self { window, need, got: 0, spent: Duration::ZERO, waiting_since: None }
     }
 
@@ -334,7 +335,12 @@ mod tests {
 
     #[test]
     fn web_pages_are_recognised() {
-        for (text, expected) in [("text/html", true), ("Text/HTML; charset=utf-8", true), ("application/octet-stream", false), ("text/plain", false)] {
+        for (text, expected) in [
+            ("text/html", true),
+            ("Text/HTML; charset=utf-8", true),
+            ("application/octet-stream", false),
+            ("text/plain", false),
+        ] {
             assert_eq!(is_html(&header(CONTENT_TYPE, text)), expected, "{text}");
         }
     }

@@ -231,7 +231,10 @@ impl Error {
     /// Whether it proves that the upstream answers at all.
     pub(super) const fn proves_life(&self) -> bool {
         match self {
-            Self::CircuitOpen { .. } | Self::ForbiddenAddress { .. } | Self::TimedOut { .. } | Self::Unreachable { .. } => false,
+            Self::CircuitOpen { .. }
+            | Self::ForbiddenAddress { .. }
+            | Self::TimedOut { .. }
+            | Self::Unreachable { .. } => false,
             Self::Unavailable { status, .. } => !says_broken(*status),
             _ => true,
         }

@@ -30,7 +30,10 @@ impl Names {
 
 fn resolver() -> Result<TokioResolver, NetError> {
     let builder = TokioResolver::builder_tokio().unwrap_or_else(|error| {
-        tracing::warn!(error = &error as &dyn StdError, "no name servers configured: only names in the hosts file are known");
+        tracing::warn!(
+            error = &error as &dyn StdError,
+            "no name servers configured: only names in the hosts file are known"
+        );
         TokioResolver::builder_with_config(ResolverConfig::default(), TokioRuntimeProvider::default())
     });
     configured(builder)
@@ -104,7 +107,8 @@ mod tests {
         assert!(found.into_iter().all(|address| address.ip().is_loopback()));
         let refused = guard(Reach::Public).resolve(name("localhost")).await.err().expect("nothing public");
         assert!(refused.is::<OutOfReach>());
-        let unknown = tokio::time::timeout(Duration::from_secs(5), guard(Reach::Listed).resolve(name("nobody.invalid"))).await;
+        let unknown =
+            tokio::time::timeout(Duration::from_secs(5), guard(Reach::Listed).resolve(name("nobody.invalid"))).await;
         assert!(unknown.expect("an answer at once").is_err());
     }
 }

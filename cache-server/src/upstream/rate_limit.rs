@@ -62,10 +62,13 @@ mod tests {
 
     #[test]
     fn rate_limits_are_read() {
-        let hours = Some(Duration::from_secs(21_600));
+        let hours = Some(Duration::from_hours(6));
         let limit = |limit, remaining, window| Some(RateLimit { limit, remaining, window });
         for (pairs, expected) in [
-            (vec![("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "20;w=21600")], limit(Some(100), Some(20), hours)),
+            (
+                vec![("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "20;w=21600")],
+                limit(Some(100), Some(20), hours),
+            ),
             (vec![("ratelimit-remaining", "0;w=21600")], limit(None, Some(0), hours)),
             (vec![("ratelimit-limit", "100, 100;w=60"), ("ratelimit-remaining", "7")], limit(Some(100), Some(7), None)),
             (vec![("ratelimit-limit", "many")], None),
