@@ -319,7 +319,7 @@ async fn a_foreign_realm_is_named_in_the_refusal() {
     let outcome = head(&registry.upstream_with(|config| config.credentials = Some(credentials()))).await;
     match outcome {
         Err(Error::ForbiddenRealm { host, why }) => {
-            assert_eq!((host.as_str(), why), ("auth.evil.example", RealmRefusal::Foreign))
+            assert_eq!((host.as_str(), why), ("auth.evil.example", RealmRefusal::Foreign));
         }
         other => unreachable!("{other:?}"),
     }
