@@ -51,9 +51,8 @@ impl Reach {
     /// Refuses an address that is out of reach.
     pub(super) fn admit(self, address: IpAddr) -> Result<(), AddressKind> {
         match (self, kind(address)) {
-            (_, None) => Ok(()),
             (Self::Public, Some(kind)) | (Self::Listed, Some(kind @ AddressKind::LinkLocal)) => Err(kind),
-            (Self::Listed, Some(_)) => Ok(()),
+            (Self::Public, None) | (Self::Listed, _) => Ok(()),
         }
     }
 
@@ -177,7 +176,9 @@ mod tests {
 
     #[test]
     fn odd_spellings_of_an_address_are_seen_through() {
-        for text in ["http://0x7f.1/", "http://2130706433/", "http://127.1/", "http://[::ffff:7f00:1]/", "http://0177.0.0.1/"] {
+        for text in
+            ["http://0x7f.1/", "http://2130706433/", "http://127.1/", "http://[::ffff:7f00:1]/", "http://0177.0.0.1/"]
+        {
             let url = url::Url::parse(text).expect("a URL");
             assert_eq!(Reach::Public.admit_literal(&url), Err(AddressKind::Loopback), "{text}");
         }

@@ -205,7 +205,8 @@ impl Meter {
     fn new(stall: &StallLimit) -> Self {
         let window = stall.window.get().max(Duration::from_millis(1));
         #[expect(clippy::cast_possible_truncation, reason = "a window of more than 2^64 seconds is none")]
-        let need = (u128::from(stall.bytes_per_second) * window.as_millis() / 1000).clamp(1, u128::from(u64::MAX)) as u64;
+        let need =
+            (u128::from(stall.bytes_per_second) * window.as_millis() / 1000).clamp(1, u128::from(u64::MAX)) as u64;
         Self { window, need, got: 0, spent: Duration::ZERO, waiting_since: None }
     }
 
@@ -256,8 +257,8 @@ impl<S> Paced<S> {
                 self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));
                 Some(Ok(bytes))
             }
-            Some(Err(error)) => self.fail(error),
-            None if self.left.is_some_and(|left| left > 0) => self.fail(Error::Broken),
+            Some(Err(error)) => Some(self.fail(error)),
+            None if self.left.is_some_and(|left| left > 0) => Some(self.fail(Error::Broken)),
             None => {
                 self.inner = None;
                 None
@@ -265,9 +266,9 @@ impl<S> Paced<S> {
         }
     }
 
-    fn fail(&mut self, error: Error) -> Option<Result<Bytes, Error>> {
+    fn fail(&mut self, error: Error) -> Result<Bytes, Error> {
         self.inner = None;
-        Some(Err(error))
+        Err(error)
     }
 }
 
@@ -285,7 +286,7 @@ impl<S: Stream<Item = Result<Bytes, Error>>> Stream for Paced<S> {
             this.timer.as_mut().reset(stalled_at);
         }
         ready!(this.timer.as_mut().poll(context));
-        Poll::Ready(this.fail(Error::Stalled))
+        Poll::Ready(Some(this.fail(Error::Stalled)))
     }
 }
 
@@ -334,7 +335,12 @@ mod tests {
 
     #[test]
     fn web_pages_are_recognised() {
-        for (text, expected) in [("text/html", true), ("Text/HTML; charset=utf-8", true), ("application/octet-stream", false), ("text/plain", false)] {
+        for (text, expected) in [
+            ("text/html", true),
+            ("Text/HTML; charset=utf-8", true),
+            ("application/octet-stream", false),
+            ("text/plain", false),
+        ] {
             assert_eq!(is_html(&header(CONTENT_TYPE, text)), expected, "{text}");
         }
     }

@@ -103,7 +103,7 @@ impl Breaker {
         let doubled = min.saturating_mul(2_u32.saturating_pow(round)).min(max);
         let low = doubled.min(max.mul_f64(0.8)).max(min);
         let high = doubled.mul_f64(1.25).min(max).max(low);
-        low + (high - low).mul_f64(jitter.clamp(0.0, 1.0))
+        low + high.saturating_sub(low).mul_f64(jitter.clamp(0.0, 1.0))
     }
 }
 

@@ -24,7 +24,11 @@ impl Challenge {
         let mut basic = None;
         for challenge in texts.flat_map(|text| ChallengeParser::new(text).map_while(Result::ok)) {
             let parameter = |name: &str| {
-                challenge.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_unescaped())
+                challenge
+                    .params
+                    .iter()
+                    .find(|(key, _)| key.eq_ignore_ascii_case(name))
+                    .map(|(_, value)| value.to_unescaped())
             };
             if challenge.scheme.eq_ignore_ascii_case("bearer") {
                 if let Some(realm) = parameter("realm") {
@@ -62,7 +66,13 @@ pub(super) enum Step {
 
 /// Judges a 401 or 403 of the upstream itself. `remembered` is the challenge by which the request was authorised,
 /// `repeated` whether it already is a repetition.
-pub(super) fn judge(status: StatusCode, said: Said, received: Option<Challenge>, remembered: Option<Challenge>, repeated: bool) -> Step {
+pub(super) fn judge(
+    status: StatusCode,
+    said: Said,
+    received: Option<Challenge>,
+    remembered: Option<Challenge>,
+    repeated: bool,
+) -> Step {
     if repeated {
         return Step::Denied;
     }
@@ -92,7 +102,9 @@ mod tests {
     fn challenges_are_read() {
         let table: [(&[&str], _); 8] = [
             (
-                &[r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/nginx:pull""#],
+                &[
+                    r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/nginx:pull""#,
+                ],
                 Some(bearer("https://auth.docker.io/token", Some("registry.docker.io"))),
             ),
             (&[r#"bearer Realm="https://a/b,c""#], Some(bearer("https://a/b,c", None))),

@@ -133,8 +133,14 @@ impl Upstream {
     }
 
     /// Asks what a manifest is, without its content: Docker Hub does not count this as a pull.
-    pub async fn head_manifest(&self, image: &ImageName, reference: &Reference, patience: Patience) -> Result<ManifestHead, Error> {
-        let question = self.question(Method::HEAD, image, &["manifests", &reference.to_string()], Some(media_type::ACCEPT));
+    pub async fn head_manifest(
+        &self,
+        image: &ImageName,
+        reference: &Reference,
+        patience: Patience,
+    ) -> Result<ManifestHead, Error> {
+        let question =
+            self.question(Method::HEAD, image, &["manifests", &reference.to_string()], Some(media_type::ACCEPT));
         match self.shared.ask(&question, Some(image), patience).await {
             Ok((reply, _place)) => head_of(reply.response.headers()),
             Err(error) if head_is_odd(&error) => {
@@ -150,8 +156,14 @@ impl Upstream {
     }
 
     /// Fetches a manifest of at most 8 MiB. It hashes to what it was asked for by and to what the upstream claims.
-    pub async fn get_manifest(&self, image: &ImageName, reference: &Reference, patience: Patience) -> Result<FetchedManifest, Error> {
-        let question = self.question(Method::GET, image, &["manifests", &reference.to_string()], Some(media_type::ACCEPT));
+    pub async fn get_manifest(
+        &self,
+        image: &ImageName,
+        reference: &Reference,
+        patience: Patience,
+    ) -> Result<FetchedManifest, Error> {
+        let question =
+            self.question(Method::GET, image, &["manifests", &reference.to_string()], Some(media_type::ACCEPT));
         let (reply, place) = self.shared.ask(&question, Some(image), patience).await?;
         let headers = reply.response.headers().clone();
         let bytes = self.document(reply, place, patience).await?;
@@ -159,7 +171,12 @@ impl Upstream {
     }
 
     /// Asks for the size of a blob; `None` if it exists but the upstream does not say its size.
-    pub async fn head_blob(&self, image: &ImageName, digest: &Digest, patience: Patience) -> Result<Option<u64>, Error> {
+    pub async fn head_blob(
+        &self,
+        image: &ImageName,
+        digest: &Digest,
+        patience: Patience,
+    ) -> Result<Option<u64>, Error> {
         let mut question = self.question(Method::HEAD, image, &["blobs", digest.as_str()], None);
         let (reply, _place) = match self.shared.ask(&question, Some(image), patience).await {
             Err(error) if head_is_odd(&error) => {
@@ -173,11 +190,18 @@ impl Upstream {
         if is_html(headers) {
             return Err(Error::WrongContent(Misfit::Html));
         }
-        Ok(content_length(headers).filter(|_| Encoding::of(headers).is_ok_and(|encoding| encoding == Encoding::Identity)))
+        Ok(content_length(headers)
+            .filter(|_| Encoding::of(headers).is_ok_and(|encoding| encoding == Encoding::Identity)))
     }
 
     /// Fetches a blob from `offset` on. The bytes are not verified here. If [`Error::restart`], only offset 0 helps.
-    pub async fn get_blob(&self, image: &ImageName, digest: &Digest, offset: u64, patience: Patience) -> Result<BlobBody, Error> {
+    pub async fn get_blob(
+        &self,
+        image: &ImageName,
+        digest: &Digest,
+        offset: u64,
+        patience: Patience,
+    ) -> Result<BlobBody, Error> {
         let mut question = self.question(Method::GET, image, &["blobs", digest.as_str()], None);
         question.offset = offset;
         let (reply, place) = self.shared.ask(&question, Some(image), patience).await?;
@@ -210,11 +234,21 @@ impl Upstream {
     }
 
     /// The index of what refers to a manifest, all pages in one. `None`: this upstream has no referrers API.
-    pub async fn referrers(&self, image: &ImageName, digest: &Digest, patience: Patience) -> Result<Option<Vec<u8>>, Error> {
+    pub async fn referrers(
+        &self,
+        image: &ImageName,
+        digest: &Digest,
+        patience: Patience,
+    ) -> Result<Option<Vec<u8>>, Error> {
         let mut question = self.question(Method::GET, image, &["referrers", digest.as_str()], Some(media_type::ACCEPT));
         let (bytes, mut next) = match self.page(&question, image, patience).await {
             Ok(page) => page,
-            Err(Error::NotFound | Error::WrongContent(Misfit::Html) | Error::Protocol(Violation::Status(_)) | Error::Unavailable { status: 501, .. }) => {
+            Err(
+                Error::NotFound
+                | Error::WrongContent(Misfit::Html)
+                | Error::Protocol(Violation::Status(_))
+                | Error::Unavailable { status: 501, .. },
+            ) => {
                 return Ok(None);
             }
             Err(error) => return Err(error),
@@ -263,7 +297,12 @@ impl Upstream {
         Question { method, url: self.shared.url(&path), accept, offset: 0 }
     }
 
-    async fn page(&self, question: &Question, image: &ImageName, patience: Patience) -> Result<(Bytes, Option<Url>), Error> {
+    async fn page(
+        &self,
+        question: &Question,
+        image: &ImageName,
+        patience: Patience,
+    ) -> Result<(Bytes, Option<Url>), Error> {
         let (reply, place) = self.shared.ask(question, Some(image), patience).await?;
         let next = match page::next(&question.url, reply.response.headers()) {
             Next::End => None,
@@ -283,7 +322,8 @@ impl Upstream {
             return Err(Error::WrongContent(Misfit::TooLarge { limit: LARGEST_DOCUMENT as u64 }));
         }
         let StallLimit { window, bytes_per_second } = self.shared.limits.stall;
-        let window = if window.get() < self.shared.limit(patience).get() { window } else { self.shared.limit(patience) };
+        let window =
+            if window.get() < self.shared.limit(patience).get() { window } else { self.shared.limit(patience) };
         Body::of(reply.response, &StallLimit { window, bytes_per_second }, place)?.collect(LARGEST_DOCUMENT).await
     }
 }
@@ -306,7 +346,12 @@ impl Shared {
     }
 
     /// Asks, and keeps what the outcome says about the upstream's health. Without `image` nobody is named.
-    async fn ask(self: &Arc<Self>, question: &Question, image: Option<&ImageName>, patience: Patience) -> Result<(Reply, OwnedSemaphorePermit), Error> {
+    async fn ask(
+        self: &Arc<Self>,
+        question: &Question,
+        image: Option<&ImageName>,
+        patience: Patience,
+    ) -> Result<(Reply, OwnedSemaphorePermit), Error> {
         self.health.check(Instant::now())?;
         let limit = self.limit(patience).get();
         let place = Deadline::after(limit).hold(Slow::Turn, Arc::clone(&self.places).acquire_owned()).await?;
@@ -321,15 +366,32 @@ impl Shared {
     }
 
     /// Asks, saying who asks as the upstream wants it; answers that are no success become errors.
-    async fn converse(&self, question: &Question, image: Option<&ImageName>, deadline: Deadline) -> Result<Reply, Error> {
+    async fn converse(
+        &self,
+        question: &Question,
+        image: Option<&ImageName>,
+        deadline: Deadline,
+    ) -> Result<Reply, Error> {
         let mut challenge = self.remembered();
         let mut repeated = false;
         let mut rejected: Option<Token> = None;
         loop {
             let (said, token, header) = match image {
-                Some(image) => self.introduce(challenge.as_ref(), image, rejected.as_ref(), deadline).await?,
+                Some(image) => match self.introduce(challenge.as_ref(), image, rejected.as_ref(), deadline).await {
+                    Ok(introduction) => introduction,
+                    Err(error) => {
+                        // The token server may have moved: the next request hears from the upstream where it is.
+                        if !matches!(error, Error::Denied | Error::RateLimited { .. }) {
+                            self.remember(None);
+                        }
+                        return Err(error);
+                    }
+                },
                 None => (Said::Nothing, None, None),
             };
+            if repeated {
+                self.remember(challenge.clone());
+            }
             let reply = self.wire.ask(question, header, deadline).await?;
             if let Some(limit) = reply.rate_limit {
                 self.health.note_rate_limit(limit);
@@ -346,14 +408,19 @@ impl Shared {
             if next == Challenge::Basic && self.tokens.basic().is_none() {
                 return Err(Error::Denied);
             }
-            self.remember(&next);
             rejected = token.filter(|_| challenge.as_ref() == Some(&next));
             (challenge, repeated) = (Some(next), true);
         }
     }
 
     /// What to say about who asks.
-    async fn introduce(&self, challenge: Option<&Challenge>, image: &ImageName, rejected: Option<&Token>, deadline: Deadline) -> Result<(Said, Option<Token>, Option<HeaderValue>), Error> {
+    async fn introduce(
+        &self,
+        challenge: Option<&Challenge>,
+        image: &ImageName,
+        rejected: Option<&Token>,
+        deadline: Deadline,
+    ) -> Result<(Said, Option<Token>, Option<HeaderValue>), Error> {
         Ok(match challenge {
             None => (Said::Nothing, None, None),
             Some(Challenge::Basic) => (Said::Password, None, self.tokens.basic()),
@@ -370,8 +437,8 @@ impl Shared {
         self.challenge.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn remember(&self, challenge: &Challenge) {
-        *self.challenge.lock().unwrap_or_else(PoisonError::into_inner) = Some(challenge.clone());
+    fn remember(&self, challenge: Option<Challenge>) {
+        *self.challenge.lock().unwrap_or_else(PoisonError::into_inner) = challenge;
     }
 
     async fn probe(self: &Arc<Self>) {
@@ -391,7 +458,8 @@ impl Shared {
                 tokio::time::sleep(wait).await;
                 let Some(shared) = upstream.upgrade() else { return };
                 // Boxed: asking may start probing, so the two types contain each other.
-                let probe: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move { shared.probe().await });
+                let probe: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> =
+                    Box::pin(async move { shared.probe().await });
                 probe.await;
             }
         });
@@ -408,7 +476,9 @@ fn judge(reply: Reply) -> Result<Reply, Error> {
         (401 | 403 | 451, true) => Err(Error::Denied),
         (429, true) => Err(Error::RateLimited { retry_after: wait }),
         // Where a redirect led, a signature may be too old or a region blocked: that says nothing about who asks.
-        (401 | 403 | 408 | 425 | 429 | 451 | 500..=599, _) => Err(Error::Unavailable { status: status.as_u16(), retry_after: wait }),
+        (401 | 403 | 408 | 425 | 429 | 451 | 500..=599, _) => {
+            Err(Error::Unavailable { status: status.as_u16(), retry_after: wait })
+        }
         (416, _) => Err(Error::Protocol(Violation::Range)),
         (status, _) => Err(Error::Protocol(Violation::Status(status))),
     }

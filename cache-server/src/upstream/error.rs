@@ -221,7 +221,7 @@ impl Error {
     #[must_use]
     pub const fn counts_for_breaker(&self) -> bool {
         match self {
-            Self::Unavailable { status, .. } => *status >= 500,
+            Self::Unavailable { status, .. } => says_broken(*status),
             Self::TimedOut { what } => !matches!(what, Slow::Turn),
             Self::Unreachable { .. } => true,
             _ => false,
@@ -231,8 +231,11 @@ impl Error {
     /// Whether it proves that the upstream answers at all.
     pub(super) const fn proves_life(&self) -> bool {
         match self {
-            Self::CircuitOpen { .. } | Self::ForbiddenAddress { .. } | Self::TimedOut { .. } | Self::Unreachable { .. } => false,
-            Self::Unavailable { status, .. } => *status < 500,
+            Self::CircuitOpen { .. }
+            | Self::ForbiddenAddress { .. }
+            | Self::TimedOut { .. }
+            | Self::Unreachable { .. } => false,
+            Self::Unavailable { status, .. } => !says_broken(*status),
             _ => true,
         }
     }
@@ -246,6 +249,11 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// Whether a status says that the upstream is broken; 501 says only that it does not know the method.
+const fn says_broken(status: u16) -> bool {
+    status >= 500 && status != 501
 }
 
 /// Why an [`Upstream`](super::Upstream) cannot be made from its settings.
@@ -268,6 +276,12 @@ pub enum BuildError {
     Host {
         /// The entry.
         text: String,
+    },
+    /// A proxy of another kind than HTTP.
+    #[error("the proxy's URL must be http or https, got scheme {scheme:?}")]
+    ProxyKind {
+        /// The scheme that was given.
+        scheme: String,
     },
     /// The proxy's URL cannot be used.
     #[error("failed to use the proxy's URL")]
@@ -305,6 +319,7 @@ mod tests {
             (Error::RateLimited { retry_after: None }, Fault::Upstream, true, false),
             (status(503), Fault::Upstream, true, true),
             (status(408), Fault::Upstream, true, false),
+            (status(501), Fault::Upstream, true, false),
             (Error::TimedOut { what: Slow::Header }, Fault::Upstream, true, true),
             (Error::TimedOut { what: Slow::Turn }, Fault::Us, true, false),
             (Error::TooManyRedirects { limit: 5 }, Fault::Upstream, false, false),

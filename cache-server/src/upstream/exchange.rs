@@ -84,6 +84,9 @@ impl Wire {
         if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
             return Err(BuildError::Url { scheme: url.scheme().to_owned() });
         }
+        if let Some(proxy) = config.proxy.as_ref().filter(|proxy| !matches!(proxy.scheme(), "http" | "https")) {
+            return Err(BuildError::ProxyKind { scheme: proxy.scheme().to_owned() });
+        }
         Reach::Listed.admit_literal(url).map_err(|kind| BuildError::ForbiddenAddress { kind })?;
         let redirect_hosts = HostList::parse(&config.redirect_hosts).map_err(|text| BuildError::Host { text })?;
         let own = host_of(url);
@@ -94,8 +97,10 @@ impl Wire {
             .map(|host| host.trim_matches(['[', ']']).to_owned())
             .collect();
         let names = Names::default();
-        let public = client(config, tls::settings(config, None, std::collections::HashSet::new())?, &names, Reach::Public)?;
-        let listed = client(config, tls::settings(config, config.client_identity.as_ref(), unchecked)?, &names, Reach::Listed)?;
+        let public =
+            client(config, tls::settings(config, None, std::collections::HashSet::new())?, &names, Reach::Public)?;
+        let listed =
+            client(config, tls::settings(config, config.client_identity.as_ref(), unchecked)?, &names, Reach::Listed)?;
         Ok(Self { upstream: url.clone(), redirect_hosts, redirects: config.limits.redirects, public, listed })
     }
 
@@ -105,7 +110,12 @@ impl Wire {
     }
 
     /// Asks the upstream and follows its redirects. `authorization` stays at the upstream's own origin.
-    pub(super) async fn ask(&self, question: &Question, mut authorization: Option<HeaderValue>, deadline: Deadline) -> Result<Reply, Error> {
+    pub(super) async fn ask(
+        &self,
+        question: &Question,
+        mut authorization: Option<HeaderValue>,
+        deadline: Deadline,
+    ) -> Result<Reply, Error> {
         let mut url = question.url.clone();
         let (mut reach, mut at_home, mut rate_limit) = (Reach::Listed, true, None);
         for hops in 0.. {
@@ -132,7 +142,15 @@ impl Wire {
     }
 
     /// Sends one HEAD or GET and waits for the answer's header. The caller has judged the URL to be within `reach`.
-    pub(super) async fn send(&self, method: &Method, url: &Url, headers: HeaderMap, reach: Reach, what: Slow, deadline: Deadline) -> Result<Response, Error> {
+    pub(super) async fn send(
+        &self,
+        method: &Method,
+        url: &Url,
+        headers: HeaderMap,
+        reach: Reach,
+        what: Slow,
+        deadline: Deadline,
+    ) -> Result<Response, Error> {
         let client = match reach {
             Reach::Public => &self.public,
             Reach::Listed => &self.listed,
@@ -165,7 +183,12 @@ impl Wire {
     }
 }
 
-fn client(config: &UpstreamConfig, tls: rustls::ClientConfig, names: &Names, reach: Reach) -> Result<Client, BuildError> {
+fn client(
+    config: &UpstreamConfig,
+    tls: rustls::ClientConfig,
+    names: &Names,
+    reach: Reach,
+) -> Result<Client, BuildError> {
     let builder = Client::builder()
         .tls_backend_preconfigured(tls)
         .http1_only()

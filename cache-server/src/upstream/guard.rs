@@ -4,7 +4,7 @@
 use std::{error::Error as StdError, net::SocketAddr, sync::Arc, time::Duration};
 
 use hickory_resolver::{
-    TokioResolver,
+    ResolverBuilder, TokioResolver,
     config::{LookupIpStrategy, ResolverConfig},
     net::{NetError, runtime::TokioRuntimeProvider},
 };
@@ -29,10 +29,17 @@ impl Names {
 }
 
 fn resolver() -> Result<TokioResolver, NetError> {
-    let mut builder = TokioResolver::builder_tokio().unwrap_or_else(|error| {
-        tracing::warn!(error = &error as &dyn StdError, "no name servers configured: only names in the hosts file are known");
+    let builder = TokioResolver::builder_tokio().unwrap_or_else(|error| {
+        tracing::warn!(
+            error = &error as &dyn StdError,
+            "no name servers configured: only names in the hosts file are known"
+        );
         TokioResolver::builder_with_config(ResolverConfig::default(), TokioRuntimeProvider::default())
     });
+    configured(builder)
+}
+
+fn configured(mut builder: ResolverBuilder<TokioRuntimeProvider>) -> Result<TokioResolver, NetError> {
     let options = builder.options_mut();
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
     options.negative_max_ttl = Some(LONGEST_ABSENCE);
@@ -82,5 +89,26 @@ impl Resolve for Guard {
                 _ => Ok(Box::new(within.into_iter()) as Addrs),
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn without_name_servers_the_hosts_file_still_counts() {
+        let builder = TokioResolver::builder_with_config(ResolverConfig::default(), TokioRuntimeProvider::default());
+        let names = Names(Arc::new(OnceCell::new_with(configured(builder).ok())));
+        let guard = |reach| Guard::new(names.clone(), reach);
+        let name = |text: &str| text.parse::<Name>().expect("a name");
+
+        let found = guard(Reach::Listed).resolve(name("localhost")).await.expect("an address");
+        assert!(found.into_iter().all(|address| address.ip().is_loopback()));
+        let refused = guard(Reach::Public).resolve(name("localhost")).await.err().expect("nothing public");
+        assert!(refused.is::<OutOfReach>());
+        let unknown =
+            tokio::time::timeout(Duration::from_secs(5), guard(Reach::Listed).resolve(name("nobody.invalid"))).await;
+        assert!(unknown.expect("an answer at once").is_err());
     }
 }

@@ -47,7 +47,13 @@ struct State {
 impl Health {
     /// A healthy upstream.
     pub(super) fn new(host: &str, spec: BreakerSpec) -> Self {
-        let state = State { breaker: Breaker::new(spec), paused_until: None, last_error: String::new(), rate_limit: None, probing: false };
+        let state = State {
+            breaker: Breaker::new(spec),
+            paused_until: None,
+            last_error: String::new(),
+            rate_limit: None,
+            probing: false,
+        };
         Self { host: host.to_owned(), state: Mutex::new(state) }
     }
 
@@ -80,7 +86,9 @@ impl Health {
         let state = self.state();
         match state.breaker.opening() {
             None => Availability::Available,
-            Some(opening) => Availability::Down { since: opening.since, until: opening.until, last_error: state.last_error.clone() },
+            Some(opening) => {
+                Availability::Down { since: opening.since, until: opening.until, last_error: state.last_error.clone() }
+            }
         }
     }
 
@@ -177,7 +185,10 @@ mod tests {
 
     #[test]
     fn a_pause_is_over_when_it_is_over_and_opens_nothing() {
-        let health = Health::new("registry.example.com", BreakerSpec { failures: 1, min_open: Span::secs(1), max_open: Span::secs(1) });
+        let health = Health::new(
+            "registry.example.com",
+            BreakerSpec { failures: 1, min_open: Span::secs(1), max_open: Span::secs(1) },
+        );
         let now = Instant::now();
         let limited = Error::RateLimited { retry_after: Some(Duration::from_secs(5)) };
         health.admit(now).expect("admitted").settle(Err(&limited));
@@ -188,7 +199,10 @@ mod tests {
 
     #[test]
     fn a_dropped_trial_leaves_the_trial_to_the_next() {
-        let health = Health::new("registry.example.com", BreakerSpec { failures: 1, min_open: Span::secs(1), max_open: Span::secs(1) });
+        let health = Health::new(
+            "registry.example.com",
+            BreakerSpec { failures: 1, min_open: Span::secs(1), max_open: Span::secs(1) },
+        );
         let now = Instant::now();
         health.admit(now).expect("admitted").settle(Err(&Error::Unavailable { status: 502, retry_after: None }));
         assert!(matches!(health.check(now), Err(Error::CircuitOpen { .. })));

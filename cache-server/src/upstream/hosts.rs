@@ -73,7 +73,8 @@ mod tests {
 
     #[test]
     fn a_listed_host_matches_whole_names_and_its_port() {
-        let list = HostList::parse(&["Auth.example.com".into(), "s3.local:9000".into(), "[::1]:443".into()]).expect("hosts");
+        let list =
+            HostList::parse(&["Auth.example.com".into(), "s3.local:9000".into(), "[::1]:443".into()]).expect("hosts");
         for (text, expected) in [
             ("https://auth.example.com/token", true),
             ("https://auth.example.com.:8443/token", true),

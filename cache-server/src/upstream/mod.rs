@@ -1,7 +1,7 @@
 //! Asking an upstream registry: who may be asked, with which credentials, for how long, and what its answers mean.
 //!
-//! May import `oci` and the `crds` crate. Judgements are pure and stand in files of their own ([`address`], [`hosts`],
-//! [`realm`], [`redirect`], [`challenge`], [`breaker`], [`retry`], [`rate_limit`], [`page`]); [`client`] and the files
+//! May import `oci` and the `crds` crate. Judgements are pure and stand in files of their own (`address`, `hosts`,
+//! `realm`, `redirect`, `challenge`, `breaker`, `retry`, `rate_limit`, `page`); `client` and the files
 //! after it act on them. Read in the order below.
 
 pub mod config;

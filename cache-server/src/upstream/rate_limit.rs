@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, header::RETRY_AFTER};
 
 /// No `Retry-After` is believed for longer than this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+const LONGEST_PAUSE: Duration = Duration::from_mins(10);
 
 /// The last rate limit that an upstream told (Docker Hub: `ratelimit-limit: 100;w=21600`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,10 +62,13 @@ mod tests {
 
     #[test]
     fn rate_limits_are_read() {
-        let hours = Some(Duration::from_secs(21_600));
+        let hours = Some(Duration::from_hours(6));
         let limit = |limit, remaining, window| Some(RateLimit { limit, remaining, window });
         for (pairs, expected) in [
-            (vec![("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "20;w=21600")], limit(Some(100), Some(20), hours)),
+            (
+                vec![("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "20;w=21600")],
+                limit(Some(100), Some(20), hours),
+            ),
             (vec![("ratelimit-remaining", "0;w=21600")], limit(None, Some(0), hours)),
             (vec![("ratelimit-limit", "100, 100;w=60"), ("ratelimit-remaining", "7")], limit(Some(100), Some(7), None)),
             (vec![("ratelimit-limit", "many")], None),

@@ -35,7 +35,12 @@ pub(super) struct Permission {
 
 /// Judges the realm of an upstream's challenge. With credentials, only a host that may be given them is permitted: asking
 /// another one anonymously would turn a wrong setting into "not found".
-pub(super) fn judge(realm: &str, upstream: &Url, token_hosts: &HostList, with_credentials: bool) -> Result<Permission, Refusal> {
+pub(super) fn judge(
+    realm: &str,
+    upstream: &Url,
+    token_hosts: &HostList,
+    with_credentials: bool,
+) -> Result<Permission, Refusal> {
     let url = Url::parse(realm).map_err(|_| Refusal::NotAUrl)?;
     let usable = matches!(url.scheme(), "http" | "https") && url.host().is_some();
     if !usable || !url.username().is_empty() || url.password().is_some() {
@@ -79,11 +84,36 @@ mod tests {
             (hub, "http://auth.docker.io/token", Err(Refusal::NotHttps), Err(Refusal::NotHttps)),
             (hub, "http://login.partner.example/token", Err(Refusal::NotHttps), Err(Refusal::NotHttps)),
             (hub, "http://registry-1.docker.io/token", Err(Refusal::NotHttps), Err(Refusal::NotHttps)),
-            (hub, "https://127.0.0.1/token", Err(Refusal::Address(AddressKind::Loopback)), Err(Refusal::Address(AddressKind::Loopback))),
-            (hub, "https://[::1]/token", Err(Refusal::Address(AddressKind::Loopback)), Err(Refusal::Address(AddressKind::Loopback))),
-            (hub, "https://10.0.0.1/token", Err(Refusal::Address(AddressKind::Private)), Err(Refusal::Address(AddressKind::Private))),
-            (hub, "https://169.254.169.254/", Err(Refusal::Address(AddressKind::LinkLocal)), Err(Refusal::Address(AddressKind::LinkLocal))),
-            (hub, "https://169.254.1.1/", Err(Refusal::Address(AddressKind::LinkLocal)), Err(Refusal::Address(AddressKind::LinkLocal))),
+            (
+                hub,
+                "https://127.0.0.1/token",
+                Err(Refusal::Address(AddressKind::Loopback)),
+                Err(Refusal::Address(AddressKind::Loopback)),
+            ),
+            (
+                hub,
+                "https://[::1]/token",
+                Err(Refusal::Address(AddressKind::Loopback)),
+                Err(Refusal::Address(AddressKind::Loopback)),
+            ),
+            (
+                hub,
+                "https://10.0.0.1/token",
+                Err(Refusal::Address(AddressKind::Private)),
+                Err(Refusal::Address(AddressKind::Private)),
+            ),
+            (
+                hub,
+                "https://169.254.169.254/",
+                Err(Refusal::Address(AddressKind::LinkLocal)),
+                Err(Refusal::Address(AddressKind::LinkLocal)),
+            ),
+            (
+                hub,
+                "https://169.254.1.1/",
+                Err(Refusal::Address(AddressKind::LinkLocal)),
+                Err(Refusal::Address(AddressKind::LinkLocal)),
+            ),
             (hub, "https://u:p@auth.docker.io/token", Err(Refusal::NotAUrl), Err(Refusal::NotAUrl)),
             (hub, "ftp://auth.docker.io/token", Err(Refusal::NotAUrl), Err(Refusal::NotAUrl)),
             (hub, "/token", Err(Refusal::NotAUrl), Err(Refusal::NotAUrl)),
@@ -91,7 +121,12 @@ mod tests {
             (inside, "http://10.0.0.5:5001/token", Ok(Reach::Listed), Ok(Reach::Listed)),
             (inside, "https://10.0.0.5/token", Ok(Reach::Listed), Ok(Reach::Listed)),
             (inside, "http://10.0.0.6/token", Err(Refusal::NotHttps), Err(Refusal::NotHttps)),
-            (inside, "https://10.0.0.6/token", Err(Refusal::Address(AddressKind::Private)), Err(Refusal::Address(AddressKind::Private))),
+            (
+                inside,
+                "https://10.0.0.6/token",
+                Err(Refusal::Address(AddressKind::Private)),
+                Err(Refusal::Address(AddressKind::Private)),
+            ),
         ];
         // A listed host may be anything but link-local.
         let listed = HostList::parse(&["login.partner.example".into(), "169.254.1.1".into()]).expect("hosts");

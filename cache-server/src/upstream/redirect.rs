@@ -20,7 +20,12 @@ pub(super) struct Hop {
 }
 
 /// Judges a `Location` that came from `from`, an answer of `upstream` or of where it led.
-pub(super) fn judge(from: &Url, location: Option<&[u8]>, upstream: &Url, redirect_hosts: &HostList) -> Result<Hop, Error> {
+pub(super) fn judge(
+    from: &Url,
+    location: Option<&[u8]>,
+    upstream: &Url,
+    redirect_hosts: &HostList,
+) -> Result<Hop, Error> {
     let unusable = || Error::Protocol(Violation::Location);
     let text = location.and_then(|bytes| std::str::from_utf8(bytes).ok()).ok_or_else(unusable)?;
     let mut url = from.join(text).map_err(|_| unusable())?;
@@ -82,6 +87,8 @@ mod tests {
                 (got, _) => unreachable!("{location}: {got:?}"),
             }
         }
-        assert!(judge(&Url::parse(secure).expect("a URL"), None, &Url::parse(secure).expect("a URL"), &listed).is_err());
+        assert!(
+            judge(&Url::parse(secure).expect("a URL"), None, &Url::parse(secure).expect("a URL"), &listed).is_err()
+        );
     }
 }

@@ -19,7 +19,11 @@ use super::{
 
 /// The TLS settings for one upstream. `identity` is shown to every server that asks; `unchecked` are the hosts whose
 /// certificates are taken as they are.
-pub(super) fn settings(config: &UpstreamConfig, identity: Option<&ClientIdentity>, unchecked: HashSet<String>) -> Result<ClientConfig, BuildError> {
+pub(super) fn settings(
+    config: &UpstreamConfig,
+    identity: Option<&ClientIdentity>,
+    unchecked: HashSet<String>,
+) -> Result<ClientConfig, BuildError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     for (index, certificate) in config.trusted.iter().enumerate() {
@@ -68,11 +72,21 @@ impl ServerCertVerifier for Verifier {
         self.checked.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
     }
 
-    fn verify_tls12_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         rustls::crypto::verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
-    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         rustls::crypto::verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 

@@ -108,8 +108,19 @@ impl Tokens {
     }
 
     /// A token to pull `image`, and whether it was fetched just now. `rejected` is one that the upstream refused.
-    pub(super) async fn get(self: &Arc<Self>, realm: &str, service: Option<&str>, image: &ImageName, rejected: Option<&Token>, deadline: Deadline) -> Result<(Token, bool), Error> {
-        let purpose = Purpose { realm: realm.to_owned(), service: service.map(ToOwned::to_owned), scope: format!("repository:{image}:pull") };
+    pub(super) async fn get(
+        self: &Arc<Self>,
+        realm: &str,
+        service: Option<&str>,
+        image: &ImageName,
+        rejected: Option<&Token>,
+        deadline: Deadline,
+    ) -> Result<(Token, bool), Error> {
+        let purpose = Purpose {
+            realm: realm.to_owned(),
+            service: service.map(ToOwned::to_owned),
+            scope: format!("repository:{image}:pull"),
+        };
         let slot = self.slot(&purpose);
         if let Some(rejected) = rejected {
             slot.forget(rejected);
@@ -166,8 +177,9 @@ impl Tokens {
     }
 
     async fn fetch(&self, purpose: &Purpose, deadline: Deadline) -> Result<Token, Error> {
-        let permission = realm::judge(&purpose.realm, self.wire.upstream(), &self.token_hosts, self.credentials.is_some())
-            .map_err(|why| Error::ForbiddenRealm { host: realm::host(&purpose.realm), why })?;
+        let permission =
+            realm::judge(&purpose.realm, self.wire.upstream(), &self.token_hosts, self.credentials.is_some())
+                .map_err(|why| Error::ForbiddenRealm { host: realm::host(&purpose.realm), why })?;
         let mut url = permission.url;
         {
             let mut query = url.query_pairs_mut();
@@ -176,7 +188,8 @@ impl Tokens {
             }
             query.append_pair("scope", &purpose.scope);
         }
-        let response = self.wire.send(&Method::GET, &url, self.headers(), permission.reach, Slow::Token, deadline).await?;
+        let response =
+            self.wire.send(&Method::GET, &url, self.headers(), permission.reach, Slow::Token, deadline).await?;
         judge_status(&response)?;
         let asked_at = Instant::now();
         let bytes = deadline.hold(Slow::Token, read(response)).await??;
@@ -240,7 +253,11 @@ fn parse(bytes: &[u8], asked_at: Instant) -> Option<Token> {
     let text = [answer.token, answer.access_token].into_iter().flatten().find(|text| !text.is_empty())?;
     let life = answer.expires_in.filter(|life| *life > 0).unwrap_or(DEFAULT_LIFE).min(LONGEST_LIFE);
     let life = Duration::from_secs(life);
-    Some(Token { header: sensitive(&format!("Bearer {text}"))?, renew_at: asked_at + life.mul_f64(0.8), expires_at: asked_at + life })
+    Some(Token {
+        header: sensitive(&format!("Bearer {text}"))?,
+        renew_at: asked_at + life.mul_f64(0.8),
+        expires_at: asked_at + life,
+    })
 }
 
 #[cfg(test)]
@@ -261,7 +278,8 @@ mod tests {
             ("<html>", None),
         ] {
             let token = parse(text.as_bytes(), now);
-            let got = token.as_ref().map(|token| (token.header.to_str().expect("text"), (token.expires_at - now).as_secs()));
+            let got =
+                token.as_ref().map(|token| (token.header.to_str().expect("text"), (token.expires_at - now).as_secs()));
             assert_eq!(got, expected, "{text}");
             if let Some(token) = token {
                 assert!(!format!("{token:?}").contains("Bearer"));
