@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{Stream as _, stream::BoxStream};
+use futures_util::stream::BoxStream;
 use http_body::{Frame, SizeHint};
 
 use super::report::Report;
