@@ -28,6 +28,8 @@ pub struct Asked {
     pub if_range: Option<String>,
     /// The sha256 of the `Authorization` header: enough to tell identities apart.
     pub authorization: Option<String>,
+    /// The account whose password the request carries in any form: a header, the query, a form.
+    pub password_of: Option<&'static str>,
     /// Who asked.
     pub client: IpAddr,
     /// The status that was answered; 0 while or if none was.

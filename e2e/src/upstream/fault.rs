@@ -3,7 +3,10 @@
 use std::{
     fmt,
     io::Write as _,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use anyhow::{Context as _, Result};
@@ -23,8 +26,8 @@ pub enum Fault {
     Short(u64),
     /// A web page with status 200, as captive portals and broken proxies send.
     Html,
-    /// Another body of this media type, such as a valid manifest that was not asked for.
-    Swapped(String, Vec<u8>),
+    /// Another body under the same header, such as a valid manifest that was not asked for.
+    Swapped(Vec<u8>),
     /// Closes the connection after so many body bytes.
     Close(u64),
     /// Resets the connection after so many body bytes.
@@ -109,6 +112,7 @@ type Chooser = Box<dyn FnMut(&Request) -> Option<Fault> + Send>;
 /// The faults that are set.
 #[derive(Default)]
 pub struct Faults {
+    last: AtomicU64,
     rules: Mutex<Vec<Rule>>,
     chooser: Mutex<Option<Chooser>>,
 }
@@ -121,6 +125,7 @@ impl fmt::Debug for Faults {
 
 #[derive(Debug)]
 struct Rule {
+    number: u64,
     target: Target,
     fault: Fault,
     left: Option<usize>,
@@ -129,7 +134,7 @@ struct Rule {
 /// The faults that meet one request.
 #[derive(Debug, Default)]
 pub struct Taken {
-    faults: Vec<(Option<usize>, Fault)>,
+    faults: Vec<(Option<u64>, Fault)>,
 }
 
 impl Faults {
@@ -154,15 +159,20 @@ impl Faults {
         *self.chooser() = None;
     }
 
+    /// Repairs what was set for paths with this text; other rules, and a chooser, stay.
+    pub fn clear_path(&self, fragment: &str) {
+        self.lock().retain(|rule| !rule.target.fragment.contains(fragment));
+    }
+
     /// The faults that meet this request, taken off their count.
     pub fn take(&self, request: &Request) -> Taken {
         let mut faults = Vec::new();
-        for (index, rule) in self.lock().iter_mut().enumerate() {
+        for rule in self.lock().iter_mut() {
             if rule.left == Some(0) || !rule.target.meets(request) {
                 continue;
             }
             rule.left = rule.left.map(|left| left - 1);
-            faults.push((Some(index), rule.fault.clone()));
+            faults.push((Some(rule.number), rule.fault.clone()));
         }
         if let Some(fault) = self.chooser().as_mut().and_then(|choose| choose(request)) {
             faults.push((None, fault));
@@ -186,12 +196,18 @@ impl Faults {
     }
 
     fn add(&self, target: Target, fault: Fault, left: Option<usize>) {
-        self.lock().push(Rule { target, fault, left });
+        let number = self.last.fetch_add(1, Ordering::Relaxed);
+        self.lock().push(Rule {
+            number,
+            target,
+            fault,
+            left,
+        });
     }
 
-    fn give_back(&self, rule: Option<usize>) {
+    fn give_back(&self, number: Option<u64>) {
         let mut rules = self.lock();
-        if let Some(rule) = rule.and_then(|index| rules.get_mut(index)) {
+        if let Some(rule) = rules.iter_mut().find(|rule| Some(rule.number) == number) {
             rule.left = rule.left.map(|left| left + 1);
         }
     }
@@ -218,7 +234,7 @@ impl Fault {
             Self::WrongBytes => answer.map_body(flip_middle).await?,
             Self::Short(length) => answer.map_body(|body| shortened(body, length)).await?,
             Self::Html => answer = Answer::text(200, "text/html", "<html><body>Please log in.</body></html>"),
-            Self::Swapped(media_type, body) => answer = Answer::blob(200, &media_type, body.into()),
+            Self::Swapped(body) => answer.map_body(|_| body).await?,
             Self::Close(after) => answer.delivery.cut = Some(Cut::Close(after)),
             Self::Reset(after) => answer.delivery.cut = Some(Cut::Reset(after)),
             Self::Encoded(encoding) => answer = encoded(encoding, answer).await?,

@@ -27,7 +27,7 @@ use super::{
     request::Request,
     sites::{AUTH, Access, Kind, Site, Sites},
     token::{SERVICE, TokenServer, basic},
-    users::CAROL,
+    users::{ALICE, BOB, CAROL},
 };
 
 /// How long a client may take for its TLS handshake.
@@ -297,8 +297,17 @@ fn asked(request: &Request, client: SocketAddr) -> Asked {
         range: request.header(&RANGE).map(str::to_owned),
         if_range: request.header(&IF_RANGE).map(str::to_owned),
         authorization: request.authorization().map(authorization_hash),
+        password_of: password_of(request),
         client: client.ip(),
         status: 0,
         sent: 0,
     }
+}
+
+fn password_of(request: &Request) -> Option<&'static str> {
+    let header = request.authorization().unwrap_or_default();
+    let decoded = basic(header).map(|(_, password)| password).unwrap_or_default();
+    let body = String::from_utf8_lossy(&request.body);
+    let carries = |password: &str| [header, &decoded, &request.query, &body].iter().any(|text| text.contains(password));
+    [ALICE, BOB, CAROL].iter().find(|user| carries(user.password)).map(|user| user.name)
 }

@@ -17,6 +17,7 @@ pub mod content;
 pub mod counts;
 pub mod fault;
 pub mod front;
+pub mod mirror;
 pub mod request;
 pub mod sites;
 pub mod token;
