@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 
 use crate::cases;
 use crate::content::Images;
@@ -55,7 +56,7 @@ pub fn all() -> Vec<Case> {
 }
 
 /// How many passed and how many failed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     /// Passed.
     pub passed: usize,

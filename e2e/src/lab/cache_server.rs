@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::{CACHE, Lab, Process};
+use crate::package::beside_this_program;
 use rustix::process::Signal;
 
 /// How long a start may take until `/readyz` answers 200.
@@ -205,7 +206,7 @@ impl CacheServer {
     }
 
     fn command(&self) -> Result<Command> {
-        let program = program()?;
+        let program = beside_this_program("cache-server")?;
         let mut command = match self.setup.wrapper.split_first() {
             Some((wrapper, arguments)) => {
                 let mut command = Command::new(wrapper);
@@ -228,18 +229,6 @@ impl CacheServer {
             .envs(self.setup.environment.iter().map(|(key, value)| (key, value)));
         Ok(command)
     }
-}
-
-/// The cache server's program: built beside this one.
-pub fn program() -> Result<PathBuf> {
-    let own = std::env::current_exe().context("cannot tell where this program is")?;
-    let program = own.with_file_name("cache-server");
-    ensure!(
-        program.is_file(),
-        "{} is not there; `cargo build --release -p cache-server` makes it",
-        program.display()
-    );
-    Ok(program)
 }
 
 fn http_client() -> Result<reqwest::Client> {

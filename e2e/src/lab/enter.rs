@@ -3,6 +3,7 @@
 //! A run is a folder `runs/PID` in the cache folder with a state file. A run that ends removes its folder; one that
 //! crashed is removed by the next run, which finds by the state file that nobody is at work there any more.
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -85,13 +86,14 @@ impl RunFolder {
     /// Starts this same program with `arguments` in fresh network, mount and process namespaces.
     ///
     /// The child's standard input is a pipe that nobody writes to: it ends when this process does.
-    pub fn launch_inside(&self, arguments: &[String]) -> Result<Child> {
+    pub fn launch_inside(&self, arguments: &[OsString], search_path: &OsStr) -> Result<Child> {
         let own = std::env::current_exe().context("cannot tell where this program is")?;
         let child = Command::new("unshare")
             .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
             .args(["--propagation", "private", "--"])
             .arg(own)
             .args(arguments)
+            .env("PATH", search_path)
             .stdin(Stdio::piped())
             .spawn()
             .context("cannot run `unshare`; the tests need root")?;
