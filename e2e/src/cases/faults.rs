@@ -11,7 +11,7 @@ mod stage;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use futures_util::{StreamExt as _, future::BoxFuture, stream};
+use futures_util::{StreamExt as _, future::LocalBoxFuture, stream};
 
 use self::{reference::Theirs, stage::Stage};
 use crate::{
@@ -38,7 +38,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// Asserts, and says what it saw.
-type Check = for<'s> fn(&'s Stage<'s>) -> BoxFuture<'s, Result<String>>;
+type Check = for<'s> fn(&'s Stage<'s>) -> LocalBoxFuture<'s, Result<String>>;
 
 /// One fault.
 struct Row {

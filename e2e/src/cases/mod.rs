@@ -3,3 +3,7 @@
 pub mod conformance;
 pub mod engines;
 pub mod images;
+pub mod access;
+pub mod faults;
+pub mod fill;
+pub mod load;
