@@ -1,7 +1,10 @@
 //! Who may fetch what, and whom the cache talks to: two identities at one upstream, and upstreams that want to steal
 //! credentials or to be led to addresses inside.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -16,9 +19,9 @@ use crate::{
         content::Made,
         fault::{Fault, Target},
         mirror::{Configuration, Mirror},
-        sites::{AUTH, HUB, spare},
+        sites::{AUTH, BASIC, HUB, spare},
         trap::Trap,
-        users::{ALICE, BOB, User},
+        users::{ALICE, BOB, CAROL, User},
     },
 };
 
@@ -38,6 +41,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("access: each mirror fetches only what its credentials may", |world| {
             Box::pin(own_only(world))
         }),
+        Case::new("access: an upstream with basic authentication", |world| Box::pin(basic(world))),
         Case::new("access: credentials reach no other realm and no other host", |world| {
             Box::pin(credentials_stay(world))
         }),
@@ -56,7 +60,7 @@ async fn own_only(world: &World) -> Result<()> {
     warm_first.ensure_own_served("warm").await?;
     warm_first.ensure_foreign_refused("warm").await?;
     warm_first.ensure_own_served("from the store").await?;
-    warm_first.ensure_shared_layer_is_asked_for(world).await
+    warm_first.ensure_shared_layer_is_asked_for(world)
 }
 
 /// A server with a mirror for each of two users, and an image of each.
@@ -77,7 +81,7 @@ impl Tenants {
         let images = [(ALICE, image(ALICE, 4_001)?), (BOB, image(BOB, 4_002)?)];
         let configuration = [ALICE, BOB].iter().fold(Configuration::quick(&world.upstream), |configuration, user| {
             let mirror = Mirror::of(user.name, HUB).registry(&format!("{}.example.net", user.name));
-            configuration.mirror(mirror.as_user(*user))
+            configuration.mirror(mirror.with_credentials_of(*user))
         });
         Ok(Self {
             server: CacheServer::start(&world.lab, configuration.setup(name)).await?,
@@ -122,7 +126,7 @@ impl Tenants {
     }
 
     /// A layer that is stored for one mirror is served by the other only after its own upstream has been asked.
-    async fn ensure_shared_layer_is_asked_for(&self, world: &World) -> Result<()> {
+    fn ensure_shared_layer_is_asked_for(&self, world: &World) -> Result<()> {
         let counts = world.upstream.counts();
         for (user, made) in &self.images {
             let path = format!("/v2/{}/blobs/{}", made.name, self.shared);
@@ -149,6 +153,27 @@ fn routes(made: &Made) -> Vec<(String, String)> {
     manifests.into_iter().chain(layers).collect()
 }
 
+/// Debian's registry with an htpasswd file lets in who knows the password, and nobody else.
+async fn basic(world: &World) -> Result<()> {
+    let [image, ..] = world.images.all();
+    image.push(&world.upstream.basic_push_endpoint()?)?;
+    let configuration = Configuration::quick(&world.upstream)
+        .mirror(Mirror::of("knows", BASIC).registry("knows.example.net").with_credentials_of(CAROL))
+        .mirror(Mirror::of("guesses", BASIC).registry("guesses.example.net"));
+    let server = CacheServer::start(&world.lab, configuration.setup("basic")).await?;
+    let tag = format!("/v2/{}/manifests/{}", image.name, image.tag);
+    Ask::get(format!("/repository/guesses{tag}")).run(server.listen()).await?.ensure_status(404)?;
+    let got = Ask::get(format!("/repository/knows{tag}")).run(server.listen()).await?;
+    let digest = got.header("docker-content-digest").context("no digest")?;
+    got.ensure_whole(digest)?;
+    for (digest, _) in image.blobs()? {
+        let path = format!("/v2/{}/blobs/{digest}", image.name);
+        Ask::get(format!("/repository/knows{path}")).run(server.listen()).await?.ensure_whole(&digest)?;
+        Ask::get(format!("/repository/guesses{path}")).run(server.listen()).await?.ensure_status(404)?;
+    }
+    Ok(())
+}
+
 /// A hostile upstream, and a server that has credentials for it.
 struct Hostile<'w> {
     upstream: &'w Upstream,
@@ -161,7 +186,7 @@ impl<'w> Hostile<'w> {
     /// The upstream at a spare address (0 to 7), with a server of its own.
     async fn new(world: &'w World, name: &str, spare_upstream: usize) -> Result<Self> {
         let host = spare(SPARE_UPSTREAMS[spare_upstream]);
-        let mirror = Mirror::of("hostile", &host).as_user(ALICE).breaker(1000);
+        let mirror = Mirror::of("hostile", &host).with_credentials_of(ALICE).breaker(1000);
         let configuration = Configuration::quick(&world.upstream).mirror(mirror);
         Ok(Self {
             upstream: &world.upstream,
@@ -292,7 +317,7 @@ fn name_inside() -> Result<()> {
     let path = "/etc/hosts";
     let mut hosts = std::fs::read_to_string(path).context("failed to read the laboratory's hosts file")?;
     if !hosts.contains(NAME_INSIDE) {
-        hosts.push_str(&format!("{} {NAME_INSIDE}\n", INSIDE[2]));
+        let _ = writeln!(hosts, "{} {NAME_INSIDE}", INSIDE[2]);
         std::fs::write(path, hosts).context("failed to write the laboratory's hosts file")?;
     }
     Ok(())

@@ -27,7 +27,7 @@ use crate::{
 /// Rows under way at once: most of them wait for a limit.
 const ROWS_AT_ONCE: usize = 3;
 /// No row takes longer.
-const ROW_LIMIT: Duration = Duration::from_secs(60);
+const ROW_LIMIT: Duration = Duration::from_mins(1);
 
 /// The cases of this file.
 pub fn cases() -> Vec<Case> {

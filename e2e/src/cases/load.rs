@@ -33,7 +33,7 @@ use crate::{
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 const IMAGES: u64 = 40;
 const WORKERS: u64 = 16;
 /// One request in so many that reaches the upstream meets a fault.
@@ -301,9 +301,10 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
     };
     let mut files = Vec::new();
     for path in entries.flatten().map(|entry| entry.path()) {
-        match path.is_dir() {
-            true => files.extend(files_below(&path)),
-            false => files.push(path),
+        if path.is_dir() {
+            files.extend(files_below(&path));
+        } else {
+            files.push(path);
         }
     }
     files

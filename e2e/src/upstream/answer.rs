@@ -1,9 +1,6 @@
 //! What an upstream sends back, and how: whole, paced, held at a gate, or cut.
 
-use std::{
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
@@ -221,9 +218,9 @@ impl Answer {
     fn head(&self) -> String {
         let mut head = format!("HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
         for (name, value) in &self.headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
+            let _ = write!(head, "{name}: {value}\r\n");
         }
-        head.push_str(&format!("Content-Length: {}\r\n\r\n", self.length()));
+        let _ = write!(head, "Content-Length: {}\r\n\r\n", self.length());
         head
     }
 }
@@ -246,7 +243,7 @@ impl Sending<'_> {
                 return Ok(after);
             }
         }
-        Ok(self.finished())
+        Ok(After::Open)
     }
 
     async fn passed(&mut self, from: reqwest::Response) -> Result<After> {
@@ -256,12 +253,7 @@ impl Sending<'_> {
                 return Ok(after);
             }
         }
-        Ok(self.finished())
-    }
-
-    /// A cut that lies exactly at the end, or beyond it, changes nothing.
-    const fn finished(&self) -> After {
-        After::Open
+        Ok(After::Open)
     }
 
     /// Writes a piece in steps; `Some` when the delivery ends early.

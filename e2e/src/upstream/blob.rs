@@ -48,6 +48,7 @@ impl Blob {
     }
 
     /// All bytes in one piece.
+    #[cfg(test)]
     pub fn collect(&self) -> Bytes {
         if let Self::Given(bytes) = self {
             return bytes.clone();

@@ -2,6 +2,7 @@
 //! by hand, so that no library retries, decodes or tidies up anything.
 
 use std::{
+    fmt::Write as _,
     io::ErrorKind,
     net::SocketAddr,
     time::{Duration, Instant},
@@ -99,7 +100,7 @@ impl Ask {
     fn text(&self, address: SocketAddr) -> String {
         let mut text = format!("{} {} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n", self.method, self.path);
         for (name, value) in &self.headers {
-            text.push_str(&format!("{name}: {value}\r\n"));
+            let _ = write!(text, "{name}: {value}\r\n");
         }
         text.push_str("\r\n");
         text
@@ -233,13 +234,18 @@ impl Transfer {
             return Ok(());
         }
         let limit = usize::try_from(left).unwrap_or(usize::MAX);
-        let piece = match timeout(self.ask.patience, self.stream.fill_buf()).await {
-            Err(_) => return self.ended(Ending::Silent),
-            Ok(Err(error)) if error.kind() == ErrorKind::ConnectionReset => return self.ended(Ending::Reset),
+        let early = match timeout(self.ask.patience, self.stream.fill_buf()).await {
+            Err(_) => Some(Ending::Silent),
+            Ok(Err(error)) if error.kind() == ErrorKind::ConnectionReset => Some(Ending::Reset),
             Ok(Err(error)) => return Err(error).context("failed to read an answer"),
-            Ok(Ok([])) => return self.ended(Ending::Closed),
-            Ok(Ok(piece)) => &piece[..piece.len().min(limit)],
+            Ok(Ok(piece)) => piece.is_empty().then_some(Ending::Closed),
         };
+        if early.is_some() {
+            self.ending = early;
+            return Ok(());
+        }
+        let buffered = self.stream.buffer();
+        let piece = &buffered[..buffered.len().min(limit)];
         if self.wrong_at.is_none() {
             self.wrong_at = mismatch(self.ask.expected.as_ref(), self.received, piece);
         }
@@ -254,11 +260,6 @@ impl Transfer {
         Ok(())
     }
 
-    fn ended(&mut self, ending: Ending) -> Result<()> {
-        self.ending = Some(ending);
-        Ok(())
-    }
-
     async fn next_chunk(&mut self) -> Result<()> {
         let mut line = String::new();
         if self.received > 0 {
@@ -266,7 +267,8 @@ impl Transfer {
             line.clear();
         }
         if self.stream.read_line(&mut line).await.context("failed to begin a chunk")? == 0 {
-            return self.ended(Ending::Closed);
+            self.ending = Some(Ending::Closed);
+            return Ok(());
         }
         let left = u64::from_str_radix(line.trim(), 16).with_context(|| format!("not a chunk: {line:?}"))?;
         self.framing = Framing::Chunked { left };

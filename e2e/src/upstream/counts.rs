@@ -20,8 +20,6 @@ pub struct Asked {
     pub method: String,
     /// The path without its query.
     pub path: String,
-    /// The query, where there is one.
-    pub query: String,
     /// The `Range` header.
     pub range: Option<String>,
     /// The `If-Range` header.

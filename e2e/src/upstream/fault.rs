@@ -78,14 +78,6 @@ impl Target {
         }
     }
 
-    /// Every request to the site with this host name.
-    pub fn host(host: &str) -> Self {
-        Self {
-            host: Some(host.to_owned()),
-            ..Self::default()
-        }
-    }
-
     /// Only at the site with this host name.
     #[must_use]
     pub fn at(mut self, host: &str) -> Self {

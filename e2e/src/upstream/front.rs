@@ -37,6 +37,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Front {
     shared: Arc<Shared>,
+    #[cfg(test)]
     addresses: HashMap<String, SocketAddr>,
     _listeners: JoinSet<()>,
 }
@@ -78,6 +79,7 @@ impl Front {
         }
         Ok(Self {
             shared,
+            #[cfg(test)]
             addresses,
             _listeners: listeners,
         })
@@ -98,12 +100,8 @@ impl Front {
         &self.shared.content
     }
 
-    /// The token server.
-    pub fn tokens(&self) -> &TokenServer {
-        &self.shared.tokens
-    }
-
     /// Where the site with this host name listens.
+    #[cfg(test)]
     pub fn address(&self, host: &str) -> Option<SocketAddr> {
         self.addresses.get(host).copied()
     }
@@ -293,7 +291,6 @@ fn asked(request: &Request, client: SocketAddr) -> Asked {
         host: request.host.clone(),
         method: request.method.clone(),
         path: request.path.clone(),
-        query: request.query.clone(),
         range: request.header(&RANGE).map(str::to_owned),
         if_range: request.header(&IF_RANGE).map(str::to_owned),
         authorization: request.authorization().map(authorization_hash),

@@ -70,7 +70,7 @@ impl Mirror {
 
     /// Asks the upstream as this user.
     #[must_use]
-    pub const fn as_user(mut self, user: User) -> Self {
+    pub const fn with_credentials_of(mut self, user: User) -> Self {
         self.user = Some(user);
         self
     }

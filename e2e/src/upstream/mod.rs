@@ -24,8 +24,9 @@ pub mod token;
 pub mod trap;
 pub mod users;
 
+#[cfg(test)]
+use std::net::SocketAddr;
 use std::{
-    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -124,12 +125,8 @@ impl Upstream {
         self.front.content()
     }
 
-    /// The token server: who may do what, and what it was asked.
-    pub fn tokens(&self) -> &TokenServer {
-        self.front.tokens()
-    }
-
     /// The address on which the site with this host name really listens.
+    #[cfg(test)]
     pub fn address(&self, host: &str) -> Option<SocketAddr> {
         self.front.address(host)
     }

@@ -27,6 +27,8 @@ use super::{
 pub const ISSUER: &str = "entrepot-e2e";
 /// Whom they are for.
 pub const SERVICE: &str = "registry.docker.io";
+/// How long a token lives, in seconds: as Docker Hub's.
+const LIFETIME: u64 = 300;
 
 /// Issues tokens to the [`users`] and remembers what each is good for.
 pub struct TokenServer {
@@ -34,7 +36,6 @@ pub struct TokenServer {
     certificate_pem: String,
     x5c: String,
     issued: Mutex<HashMap<String, Vec<Grant>>>,
-    lifetime: AtomicU64,
     serial: AtomicU64,
 }
 
@@ -65,7 +66,7 @@ struct Claims<'a> {
 }
 
 impl TokenServer {
-    /// A token server with a new key; its tokens live for five minutes.
+    /// A token server with a new key; its tokens live as long as Docker Hub's.
     pub fn new() -> Result<Self> {
         let key = KeyPair::generate_for(&PKCS_RSA_SHA256).context("failed to make the token key")?;
         let mut params = CertificateParams::new(Vec::<String>::new()).context("no names")?;
@@ -76,7 +77,6 @@ impl TokenServer {
             certificate_pem: certificate.pem(),
             x5c: STANDARD.encode(certificate.der()),
             issued: Mutex::default(),
-            lifetime: AtomicU64::new(300),
             serial: AtomicU64::new(0),
         })
     }
@@ -84,11 +84,6 @@ impl TokenServer {
     /// The certificate that registries must trust (`rootcertbundle`).
     pub fn certificate_pem(&self) -> &str {
         &self.certificate_pem
-    }
-
-    /// How long tokens issued from now on live, in seconds.
-    pub fn set_lifetime(&self, seconds: u64) {
-        self.lifetime.store(seconds, Ordering::SeqCst);
     }
 
     /// Whether a token issued here lets its bearer pull the image.
@@ -108,7 +103,7 @@ impl TokenServer {
     /// Answers a request for a token: GET with Basic, or POST with a form, as docker and containerd send them.
     pub fn answer(&self, request: &Request) -> Result<Answer> {
         let parameters = parameters(request);
-        let Some(user) = caller(request, &parameters) else {
+        let Ok(user) = caller(request, &parameters) else {
             return Ok(error(401, "UNAUTHORIZED").with("WWW-Authenticate", "Basic realm=\"tokens\""));
         };
         let scopes = parameters.iter().filter(|(name, _)| name == "scope");
@@ -116,13 +111,12 @@ impl TokenServer {
             .flat_map(|(_, scopes)| scopes.split(' '))
             .filter_map(|scope| grant(user, scope))
             .collect();
-        let lifetime = self.lifetime.load(Ordering::SeqCst);
-        let token = self.issue(user, grants, lifetime)?;
-        let body = json!({"token": token, "access_token": token, "expires_in": lifetime});
+        let token = self.issue(user, grants)?;
+        let body = json!({"token": token, "access_token": token, "expires_in": LIFETIME});
         Ok(Answer::text(200, "application/json", body.to_string()))
     }
 
-    fn issue(&self, user: Option<User>, grants: Vec<Grant>, lifetime: u64) -> Result<String> {
+    fn issue(&self, user: Option<User>, grants: Vec<Grant>) -> Result<String> {
         let now = u64::try_from(jiff::Timestamp::now().as_second()).context("a clock before 1970")?;
         let header = Header {
             x5c: Some(vec![self.x5c.clone()]),
@@ -132,7 +126,7 @@ impl TokenServer {
             iss: ISSUER,
             sub: user.map_or("", |user| user.name),
             aud: SERVICE,
-            exp: now + lifetime,
+            exp: now + LIFETIME,
             nbf: now.saturating_sub(10),
             iat: now,
             jti: self.serial.fetch_add(1, Ordering::SeqCst).to_string(),
@@ -156,19 +150,23 @@ pub fn basic(authorization: &str) -> Option<(String, String)> {
     Some((name.to_owned(), password.to_owned()))
 }
 
-/// Who asks: `Some(None)` is nobody in particular, `None` a wrong password.
-fn caller(request: &Request, parameters: &[(String, String)]) -> Option<Option<User>> {
+/// A name and password that do not belong together.
+struct WrongPassword;
+
+/// Who asks: a user, or nobody in particular.
+fn caller(request: &Request, parameters: &[(String, String)]) -> Result<Option<User>, WrongPassword> {
+    let known = |name: &str, password: &str| users::authenticate(name, password).map(Some).ok_or(WrongPassword);
     if let Some(authorization) = request.authorization() {
-        let (name, password) = basic(authorization)?;
-        return users::authenticate(&name, &password).map(Some);
+        let (name, password) = basic(authorization).ok_or(WrongPassword)?;
+        return known(&name, &password);
     }
     let field = |wanted: &str| {
         let found = parameters.iter().find(|(name, _)| name == wanted);
         found.map(|(_, value)| value.as_str())
     };
     match (field("username"), field("password")) {
-        (Some(name), Some(password)) => users::authenticate(name, password).map(Some),
-        _ => Some(None),
+        (Some(name), Some(password)) => known(name, password),
+        _ => Ok(None),
     }
 }
 
