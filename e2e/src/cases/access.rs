@@ -155,13 +155,13 @@ fn routes(made: &Made) -> Vec<(String, String)> {
 
 /// Debian's registry with an htpasswd file lets in who knows the password, and nobody else.
 async fn basic(world: &World) -> Result<()> {
-    let [image, ..] = world.images.all();
+    let image = &world.images.sixty;
     image.push(&world.upstream.basic_push_endpoint()?)?;
     let configuration = Configuration::quick(&world.upstream)
         .mirror(Mirror::of("knows", BASIC).registry("knows.example.net").with_credentials_of(CAROL))
         .mirror(Mirror::of("guesses", BASIC).registry("guesses.example.net"));
     let server = CacheServer::start(&world.lab, configuration.setup("basic")).await?;
-    let tag = format!("/v2/{}/manifests/{}", image.name, image.tag);
+    let tag = format!("/v2/{}/manifests/latest", image.name);
     Ask::get(format!("/repository/guesses{tag}")).run(server.listen()).await?.ensure_status(404)?;
     let got = Ask::get(format!("/repository/knows{tag}")).run(server.listen()).await?;
     let digest = got.header("docker-content-digest").context("no digest")?;
