@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use futures_util::future::BoxFuture;
+use futures_util::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
 
 use crate::cases;
@@ -30,7 +30,7 @@ pub struct World {
 }
 
 /// The body of a case.
-pub type Body = for<'w> fn(&'w World) -> BoxFuture<'w, Result<()>>;
+pub type Body = for<'w> fn(&'w World) -> LocalBoxFuture<'w, Result<()>>;
 
 /// One thing that the product must do, shown on the real thing.
 #[derive(Debug, Clone, Copy)]
