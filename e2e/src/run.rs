@@ -54,6 +54,8 @@ fn run_inside(folder: &RunFolder, programs: &Programs, filter: &str) -> Result<T
         filter.into(),
     ];
     let mut child = folder.launch_inside(&arguments, &programs.search_path()?)?;
+    // Waiting would close it, and the second phase ends when it closes.
+    let _lifeline = child.stdin.take();
     let status = child.wait().context("cannot wait for the namespaces")?;
     match fs::read(&totals).ok().and_then(|text| serde_json::from_slice(&text).ok()) {
         Some(totals) => Ok(totals),
