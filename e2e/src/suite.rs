@@ -88,7 +88,7 @@ pub async fn run(world: &World, filter: &str) -> Result<Totals> {
             }
             Err(error) => {
                 totals.failed += 1;
-                println!("FAILED {} ({seconds:.1} s)\n{}", case.name, indented(&format!("{error:?}")));
+                println!("FAILED {} ({seconds:.1} s)\n{}", case.name, indented(&format!("{error:#}")));
                 show_logs(world.lab.work(), begun)?;
             }
         }
