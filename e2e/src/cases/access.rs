@@ -162,8 +162,8 @@ async fn basic(world: &World) -> Result<()> {
         .mirror(Mirror::of("guesses", BASIC).registry("guesses.example.net"));
     let server = CacheServer::start(&world.lab, configuration.setup("basic")).await?;
     let tag = format!("/v2/{}/manifests/latest", image.name);
-    Ask::get(format!("/repository/guesses{tag}")).run(server.listen()).await?.ensure_status(404)?;
-    let got = Ask::get(format!("/repository/knows{tag}")).run(server.listen()).await?;
+    Ask::manifest(format!("/repository/guesses{tag}")).run(server.listen()).await?.ensure_status(404)?;
+    let got = Ask::manifest(format!("/repository/knows{tag}")).run(server.listen()).await?;
     let digest = got.header("docker-content-digest").context("no digest")?;
     got.ensure_whole(digest)?;
     for (digest, _) in image.blobs()? {
@@ -202,7 +202,7 @@ impl<'w> Hostile<'w> {
         self.upstream.content().put_image(&image, "latest", Vec::new())?;
         let path = format!("/v2/{image}/manifests/latest");
         self.upstream.faults().set(Target::path(&path).at(&self.host), fault);
-        let got = Ask::get(&path).run(self.server.listen()).await;
+        let got = Ask::manifest(&path).run(self.server.listen()).await;
         self.upstream.faults().clear_path(&path);
         let counts = self.upstream.counts();
         let reached = counts.at(&self.host).any(|asked| asked.path == path);

@@ -64,6 +64,8 @@ pub fn black_hole(address: Ipv4Addr) -> Result<()> {
 pub fn refuse(address: Ipv4Addr) -> Result<()> {
     reopen(address)?;
     add_rules(&[
+        // Between programs of this machine the reset's own destination is the address too.
+        format!("ip saddr {address} tcp flags & rst == rst accept comment \"{address}\""),
         format!("ip daddr {address} meta l4proto tcp reject with tcp reset comment \"{address}\""),
         format!("ip saddr {address} tcp flags & rst == 0 drop comment \"{address}\""),
     ])

@@ -23,6 +23,9 @@ use super::{
 
 /// The most of a body that is kept as text.
 const KEPT: usize = 64 * 1024;
+/// What runtimes accept.
+const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
+     application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json, */*";
 /// How long a body may bring nothing before a client gives up.
 const IDLE: Duration = Duration::from_secs(40);
 
@@ -46,6 +49,11 @@ impl Ask {
             expected: None,
             patience: IDLE,
         }
+    }
+
+    /// GET of a manifest, as a runtime asks: for every type that there is.
+    pub fn manifest(path: impl Into<String>) -> Self {
+        Self::get(path).with("Accept", MANIFESTS)
     }
 
     /// HEAD.

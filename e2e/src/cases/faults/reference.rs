@@ -80,9 +80,11 @@ async fn look(world: &World, number: usize, row: &Row) -> Result<String> {
             damage(&stored)?;
             ask
         }
-        Theirs::Tag => Ask::get(stage.tag_path()),
-        Theirs::Digest => Ask::get(stage.digest_path()),
-        Theirs::Layer | Theirs::Skipped | Theirs::DownAtStart => Ask::get(stage.layer_path()),
+        Theirs::Tag => Ask::manifest(stage.tag_path()),
+        Theirs::Digest => Ask::manifest(stage.digest_path()),
+        Theirs::Layer | Theirs::Skipped | Theirs::DownAtStart => {
+            Ask::get(stage.layer_path()).expecting(stage.layer()?, 0)
+        }
     };
     stage.spoil();
     let got = ask.patience(PATIENCE).run(address).await;
@@ -94,8 +96,8 @@ async fn look(world: &World, number: usize, row: &Row) -> Result<String> {
     };
     let verdict = match (got.status, got.ending) {
         (200, Ending::Complete) if got.digest == *wanted => ", right",
-        (200, _) if got.text().contains("{\"errors\"") || got.wrong_at.is_some() => ", WRONG BYTES",
         (200, Ending::Complete) => ", WRONG BYTES",
+        (200, _) if got.wrong_at.is_some() => ", WRONG BYTES before that",
         _ => "",
     };
     Ok(format!("{}{verdict}", got.summary()))
@@ -110,9 +112,13 @@ async fn down_at_start(stage: &Stage<'_>, files: &Path) -> Result<String> {
     let [.., address] = SPARE_UPSTREAMS;
     stage.world.lab.refuse(address)?;
     let more = format!("proxy: {{remoteurl: 'https://{}'}}\n", spare(address));
-    let started = start(stage, files, &more).await;
+    let started = timeout(PATIENCE, start(stage, files, &more)).await;
     stage.world.lab.reopen(address)?;
-    Ok(started.map_or("does not start", |_| "starts").to_owned())
+    Ok(match started {
+        Ok(Ok(_)) => "starts".to_owned(),
+        Ok(Err(_)) => "does not start: it ends".to_owned(),
+        Err(_) => format!("does not listen within {PATIENCE:?}"),
+    })
 }
 
 fn stored(files: &Path, digest: &str) -> std::path::PathBuf {

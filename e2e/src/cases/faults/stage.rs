@@ -199,14 +199,14 @@ impl<'w> Stage<'w> {
     }
 }
 
-/// GET of any path.
+/// GET of any path, with the `Accept` of a runtime.
 pub async fn get(server: &CacheServer, path: &str) -> Result<Got> {
-    Ask::get(path).run(server.listen()).await
+    Ask::manifest(path).run(server.listen()).await
 }
 
 /// GET as a runtime sends it that uses the cache as one of several hosts.
 pub async fn get_as_mirror_client(server: &CacheServer, path: &str) -> Result<Got> {
-    Ask::get(format!("{path}?ns=docker.io")).run(server.listen()).await
+    Ask::manifest(format!("{path}?ns=docker.io")).run(server.listen()).await
 }
 
 /// Fails unless this told the client that the answer is bad: an error status, or a body that is cut by FIN.
