@@ -280,7 +280,8 @@ async fn ensure_unknown_registries_are_left_alone(world: &World, server: &CacheS
         let encoded: String = url::form_urlencoded::byte_serialize(host.as_bytes()).collect();
         let ns = format!("/v2/library/x/manifests/latest?ns={encoded}");
         Ask::get(&ns).run(server.listen()).await?.ensure_status(404).with_context(|| ns.clone())?;
-        if !host.contains('[') {
+        // Without a dot it is the first part of an image name.
+        if host.contains('.') && !host.contains('[') {
             let path = format!("/v2/{host}/library/x/manifests/latest");
             Ask::get(&path).run(server.listen()).await?.ensure_status(404).with_context(|| path.clone())?;
         }

