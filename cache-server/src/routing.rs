@@ -1,0 +1,451 @@
+//! Which repository a request is for: a pure table. May import `settings` and `oci`.
+//!
+//! In this order: (1) a connector's port or host; (2) `/repository/<name>/v2/…`; (3) the parameter `ns`; (4) a registry as
+//! first path segment; (5) a repository's name as first path segment; (6) the default repository; (7) nothing, with a list of
+//! the ways in. Whatever names a registry or a repository that is not there ends in (7): it never falls through to a later rule,
+//! since that would answer with another registry's image.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crds::names::RepositoryName;
+
+use crate::{
+    oci::{ErrorCode, ImageName},
+    settings::{ConnectorSettings, MirrorSettings, RegistryName, Settings},
+};
+
+/// How many repositories a refusal lists at most.
+const MAX_LISTED: usize = 20;
+
+/// What of a request says where it goes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Request<'a> {
+    /// The connector's port through which it came; `None`: the main port.
+    pub connector: Option<u16>,
+    /// The `Host` header (or `:authority`), with or without a port.
+    pub host: Option<&'a str>,
+    /// The path as it came, not decoded.
+    pub path: &'a str,
+    /// The parameter `ns`, decoded.
+    pub ns: Option<&'a str>,
+}
+
+/// Where a request goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resolved {
+    /// `/v2/` of the main port, which belongs to no repository: the server answers it itself.
+    ServerBase,
+    /// To a repository.
+    To(Route),
+}
+
+/// A way to a repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The repository.
+    pub repository: RepositoryName,
+    /// What of the path is for the repository, not decoded, without leading slash: input of `Endpoint::parse`.
+    pub rest: String,
+    /// The path in front of `rest`, ending in a slash: links that we send begin with it.
+    pub prefix: String,
+    /// Whether the request says which registry it means (`ns`, or a registry as first segment).
+    pub registry_named: bool,
+    /// Whether everything behind `/v2/` is `rest`: false where the first segment said which repository.
+    pub whole_path: bool,
+    docker_hub: bool,
+}
+
+impl Route {
+    /// The image as the upstream knows it: Docker Hub's official images live under `library/`, which clients that do not know
+    /// that they talk about Docker Hub leave out.
+    #[must_use]
+    pub fn image(&self, image: ImageName) -> ImageName {
+        if !self.docker_hub || image.as_str().contains('/') {
+            return image;
+        }
+        // A name of almost 255 characters stays as it is; Docker Hub has no such image either way.
+        format!("library/{image}").parse().unwrap_or(image)
+    }
+}
+
+/// Why a request goes nowhere.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unrouted {
+    /// The path is none of a registry: neither `/v2/…` nor `/repository/<name>/v2/…`.
+    #[error("a path must begin with /v2/ or /repository/<name>/v2/")]
+    NoRegistryPath,
+    /// A registry that no repository stands for.
+    #[error("no repository here stands for the registry {registry:?}; the ways in are: {}", .ways.join("; "))]
+    UnknownRegistry {
+        /// As the request names it.
+        registry: String,
+        /// One text a repository.
+        ways: Vec<String>,
+    },
+    /// A repository that does not exist.
+    #[error("there is no repository {name:?} here; the ways in are: {}", .ways.join("; "))]
+    UnknownRepository {
+        /// As the request names it.
+        name: String,
+        /// One text a repository.
+        ways: Vec<String>,
+    },
+    /// Nothing in the request names a repository, and there is no default.
+    #[error("the request does not say which repository it is for, and there is no default; the ways in are: {}", .ways.join("; "))]
+    NoDefault {
+        /// One text a repository.
+        ways: Vec<String>,
+    },
+}
+
+impl Unrouted {
+    /// The code of the answer, 404.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        ErrorCode::NameUnknown
+    }
+
+    /// The ways in, one text a repository; empty where they would not help.
+    #[must_use]
+    pub fn ways(&self) -> &[String] {
+        match self {
+            Self::NoRegistryPath => &[],
+            Self::UnknownRegistry { ways, .. } | Self::UnknownRepository { ways, .. } | Self::NoDefault { ways } => ways,
+        }
+    }
+}
+
+/// The table. Built anew when settings change.
+#[derive(Clone, Debug, Default)]
+pub struct Routing {
+    repositories: BTreeMap<RepositoryName, Entry>,
+    ports: HashMap<u16, RepositoryName>,
+    hosts: HashMap<String, RepositoryName>,
+    registries: HashMap<RegistryName, RepositoryName>,
+    default: Option<RepositoryName>,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    docker_hub: bool,
+    way: String,
+}
+
+/// What rules (2) to (6) decide on.
+struct Found<'a> {
+    repository: &'a RepositoryName,
+    rest: &'a str,
+    registry_named: bool,
+    whole_path: bool,
+}
+
+impl Routing {
+    /// The table for these settings. Without a default repository, the only one is it.
+    #[must_use]
+    pub fn new(settings: &Settings) -> Self {
+        let mut table = Self::default();
+        for mirror in &settings.mirrors {
+            table.repositories.insert(mirror.name.clone(), Entry { docker_hub: mirror.is_docker_hub(), way: way_in(mirror) });
+            table.registries.insert(mirror.registry.clone(), mirror.name.clone());
+            for connector in &mirror.connectors {
+                match connector {
+                    ConnectorSettings::Port { port, .. } => drop(table.ports.insert(*port, mirror.name.clone())),
+                    ConnectorSettings::Host { host } => drop(table.hosts.insert(host.clone(), mirror.name.clone())),
+                }
+            }
+        }
+        let only = match settings.mirrors.as_slice() {
+            [only] => Some(only.name.clone()),
+            _ => None,
+        };
+        table.default = settings.server.default_repository.clone().or(only);
+        table
+    }
+
+    /// Where a request goes. Costs a few look-ups, whatever the number of repositories.
+    pub fn resolve(&self, request: &Request<'_>) -> Result<Resolved, Unrouted> {
+        let ns = request.ns.filter(|ns| !ns.is_empty());
+        if let Some(repository) = self.of_connector(request) {
+            let rest = behind_v2(request.path).ok_or(Unrouted::NoRegistryPath)?;
+            return Ok(self.route(request.path, &Found { repository, rest, registry_named: ns.is_some(), whole_path: true }));
+        }
+        if let Some((name, rest)) = split_repository_path(request.path) {
+            let (repository, _) = self.repositories.get_key_value(name).ok_or_else(|| self.unknown_repository(name))?;
+            return Ok(self.route(request.path, &Found { repository, rest, registry_named: ns.is_some(), whole_path: true }));
+        }
+        let rest = behind_v2(request.path).ok_or(Unrouted::NoRegistryPath)?;
+        if let Some(ns) = ns {
+            let repository = self.of_registry(ns)?;
+            return Ok(self.route(request.path, &Found { repository, rest, registry_named: true, whole_path: true }));
+        }
+        if rest.is_empty() {
+            return Ok(Resolved::ServerBase);
+        }
+        if let Some((first, behind)) = rest.split_once('/') {
+            let first = first.replace("%3A", ":").replace("%3a", ":");
+            if first.contains(['.', ':']) {
+                let repository = self.of_registry(&first)?;
+                return Ok(self.route(request.path, &Found { repository, rest: behind, registry_named: true, whole_path: false }));
+            }
+            if let Some((repository, _)) = self.repositories.get_key_value(first.as_str()) {
+                return Ok(self.route(request.path, &Found { repository, rest: behind, registry_named: false, whole_path: false }));
+            }
+        }
+        let repository = self.default.as_ref().ok_or_else(|| Unrouted::NoDefault { ways: self.ways() })?;
+        Ok(self.route(request.path, &Found { repository, rest, registry_named: false, whole_path: true }))
+    }
+
+    fn of_connector(&self, request: &Request<'_>) -> Option<&RepositoryName> {
+        match request.connector {
+            Some(port) => self.ports.get(&port),
+            None => self.hosts.get(&bare_host(request.host?)),
+        }
+    }
+
+    fn of_registry(&self, text: &str) -> Result<&RepositoryName, Unrouted> {
+        let known = text.parse::<RegistryName>().ok().and_then(|registry| self.registries.get(&registry));
+        known.ok_or_else(|| Unrouted::UnknownRegistry { registry: text.to_owned(), ways: self.ways() })
+    }
+
+    fn unknown_repository(&self, name: &str) -> Unrouted {
+        Unrouted::UnknownRepository { name: name.to_owned(), ways: self.ways() }
+    }
+
+    fn route(&self, path: &str, found: &Found<'_>) -> Resolved {
+        let mut prefix = path[..path.len() - found.rest.len()].to_owned();
+        if !prefix.ends_with('/') {
+            prefix.push('/');
+        }
+        Resolved::To(Route {
+            repository: found.repository.clone(),
+            // More slashes than one say nothing.
+            rest: found.rest.trim_start_matches('/').to_owned(),
+            prefix,
+            registry_named: found.registry_named,
+            whole_path: found.whole_path,
+            docker_hub: self.repositories.get(found.repository).is_some_and(|entry| entry.docker_hub),
+        })
+    }
+
+    fn ways(&self) -> Vec<String> {
+        let mut ways: Vec<String> = self.repositories.values().take(MAX_LISTED).map(|entry| entry.way.clone()).collect();
+        if self.repositories.len() > MAX_LISTED {
+            ways.push(format!("and {} more repositories", self.repositories.len() - MAX_LISTED));
+        }
+        ways
+    }
+}
+
+/// The ways in to one mirror, as text.
+fn way_in(mirror: &MirrorSettings) -> String {
+    let (name, registry) = (&mirror.name, &mirror.registry);
+    let mut way = format!("{name} by /repository/{name}/v2/<image>, /v2/{name}/<image>, /v2/{registry}/<image>, ns={registry}");
+    for connector in &mirror.connectors {
+        match connector {
+            ConnectorSettings::Port { port, .. } => way.push_str(&format!(", port {port}")),
+            ConnectorSettings::Host { host } => way.push_str(&format!(", host {host}")),
+        }
+    }
+    way
+}
+
+/// A host header in lower case, without port and final dot.
+fn bare_host(header: &str) -> String {
+    let host = match header.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => header,
+    };
+    host.trim_end_matches('.').to_ascii_lowercase()
+}
+
+/// What follows `/v2/`, without leading slashes; `None` if the path does not begin with it.
+fn behind_v2(path: &str) -> Option<&str> {
+    let (first, rest) = first_segment(path)?;
+    (first == "v2").then_some(rest)
+}
+
+/// Name and rest of `/repository/<name>/v2/<rest>`, with any number of slashes in between.
+fn split_repository_path(path: &str) -> Option<(&str, &str)> {
+    let (first, rest) = first_segment(path)?;
+    let (name, rest) = first_segment_of(rest)?;
+    (first == "repository").then_some((name, behind_v2_of(rest)?))
+}
+
+fn behind_v2_of(rest: &str) -> Option<&str> {
+    let (segment, rest) = first_segment_of(rest)?;
+    (segment == "v2").then_some(rest)
+}
+
+/// The first segment of an absolute path, and what follows its slashes.
+fn first_segment(path: &str) -> Option<(&str, &str)> {
+    path.starts_with('/').then(|| first_segment_of(path.trim_start_matches('/')))?
+}
+
+fn first_segment_of(path: &str) -> Option<(&str, &str)> {
+    let (segment, rest) = path.split_once('/').unwrap_or((path, ""));
+    (!segment.is_empty()).then(|| (segment, rest.trim_start_matches('/')))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::sync::LazyLock;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::settings::Sources;
+
+    fn routing(server: &str, mirrors: &[&str]) -> Routing {
+        let object = |kind: &str, name: &str, spec: &str| {
+            format!("---\n{{apiVersion: entrepot.dev/v1alpha1, kind: {kind}, metadata: {{name: {name}}}, spec: {{{spec}}}}}\n")
+        };
+        let mut text = object("CacheServer", "default", server);
+        for mirror in mirrors {
+            let (name, spec) = mirror.split_once(' ').unwrap();
+            text.push_str(&object("RegistryMirror", name, spec));
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("config.yaml");
+        std::fs::write(&config, text).unwrap();
+        Routing::new(&Settings::load(&Sources { config: Some(config), ..Sources::default() }).unwrap().settings)
+    }
+
+    const HUB: &str = "hub upstream: {url: 'https://registry-1.docker.io'}, connectors: [{port: 5001}, {host: hub.example.com}]";
+    const GHCR: &str = "ghcr upstream: {url: 'https://ghcr.io'}";
+    const LOCAL: &str = "local upstream: {url: 'http://registry.example.com:5000'}";
+
+    /// `repository rest prefix named/- whole/-`, or `base`, or the refusal's first words.
+    fn text(routing: &Routing, request: &Request<'_>) -> String {
+        match routing.resolve(request) {
+            Ok(Resolved::ServerBase) => "base".to_owned(),
+            Ok(Resolved::To(route)) => format!(
+                "{} {} {} {} {}",
+                route.repository,
+                route.rest,
+                route.prefix,
+                if route.registry_named { "named" } else { "-" },
+                if route.whole_path { "whole" } else { "-" }
+            ),
+            Err(Unrouted::NoRegistryPath) => "no path".to_owned(),
+            Err(Unrouted::UnknownRegistry { registry, .. }) => format!("no registry {registry}"),
+            Err(Unrouted::UnknownRepository { name, .. }) => format!("no repository {name}"),
+            Err(Unrouted::NoDefault { .. }) => "no default".to_owned(),
+        }
+    }
+
+    fn path(path: &str) -> Request<'_> {
+        Request { path, ..Request::default() }
+    }
+
+    #[test]
+    fn the_seven_rules_in_their_order() {
+        let table = routing("defaultRepository: hub", &[HUB, GHCR, LOCAL]);
+        for (request, expected) in [
+            // (1)
+            (Request { connector: Some(5001), ..path("/v2/ghcr.io/x/manifests/1") }, "hub ghcr.io/x/manifests/1 /v2/ - whole"),
+            (Request { connector: Some(5001), ns: Some("ghcr.io"), ..path("/v2/x/tags/list") }, "hub x/tags/list /v2/ named whole"),
+            (Request { connector: Some(5001), ..path("/v2/") }, "hub  /v2/ - whole"),
+            (Request { connector: Some(5001), ..path("/v2") }, "hub  /v2/ - whole"),
+            (Request { connector: Some(5001), ..path("/repository/ghcr/v2/x") }, "no path"),
+            (Request { host: Some("HUB.example.com:443"), ..path("/v2/ghcr/x") }, "hub ghcr/x /v2/ - whole"),
+            (Request { host: Some("hub.example.com."), ..path("/v2/") }, "hub  /v2/ - whole"),
+            (Request { host: Some("other.example.com"), ..path("/v2/") }, "base"),
+            (Request { connector: Some(5001), host: Some("x"), ..path("/livez") }, "no path"),
+            // (2)
+            (path("/repository/ghcr/v2/a/b/manifests/1"), "ghcr a/b/manifests/1 /repository/ghcr/v2/ - whole"),
+            (path("/repository/ghcr//v2/a/manifests/1"), "ghcr a/manifests/1 /repository/ghcr//v2/ - whole"),
+            (path("//repository//ghcr///v2//a/manifests/1"), "ghcr a/manifests/1 //repository//ghcr///v2// - whole"),
+            (path("/repository/ghcr/v2/"), "ghcr  /repository/ghcr/v2/ - whole"),
+            (path("/repository/ghcr/v2"), "ghcr  /repository/ghcr/v2/ - whole"),
+            (path("/repository/ghcr/v2/token"), "ghcr token /repository/ghcr/v2/ - whole"),
+            (Request { ns: Some("docker.io"), ..path("/repository/ghcr/v2/a") }, "ghcr a /repository/ghcr/v2/ named whole"),
+            (path("/repository/nope/v2/a"), "no repository nope"),
+            (path("/repository/ghcr/v1/a"), "no path"),
+            (path("/repository/ghcr"), "no path"),
+            // (3)
+            (Request { ns: Some("docker.io"), ..path("/v2/library/x/manifests/1") }, "hub library/x/manifests/1 /v2/ named whole"),
+            (Request { ns: Some("Registry-1.Docker.IO"), ..path("/v2/x") }, "hub x /v2/ named whole"),
+            (Request { ns: Some("index.docker.io"), ..path("/v2/x") }, "hub x /v2/ named whole"),
+            (Request { ns: Some("GHCR.IO"), ..path("/v2/hub/x") }, "ghcr hub/x /v2/ named whole"),
+            (Request { ns: Some("registry.example.com:5000"), ..path("/v2/x") }, "local x /v2/ named whole"),
+            (Request { ns: Some("registry.example.com"), ..path("/v2/x") }, "no registry registry.example.com"),
+            (Request { ns: Some("quay.io"), ..path("/v2/x") }, "no registry quay.io"),
+            (Request { ns: Some("quay.io"), ..path("/v2/") }, "no registry quay.io"),
+            (Request { ns: Some("http://169.254.169.254/"), ..path("/v2/x") }, "no registry http://169.254.169.254/"),
+            (Request { ns: Some(""), ..path("/v2/x/tags/list") }, "hub x/tags/list /v2/ - whole"),
+            // (4)
+            (path("/v2/docker.io/nginx/manifests/1"), "hub nginx/manifests/1 /v2/docker.io/ named -"),
+            (path("/v2/GHCR.io/a/b/tags/list"), "ghcr a/b/tags/list /v2/GHCR.io/ named -"),
+            (path("/v2/registry.example.com:5000/a/b"), "local a/b /v2/registry.example.com:5000/ named -"),
+            (path("/v2/registry.example.com%3A5000/a/b"), "local a/b /v2/registry.example.com%3A5000/ named -"),
+            (path("/v2/quay.io/a/manifests/1"), "no registry quay.io"),
+            (path("/v2/../a/manifests/1"), "no registry .."),
+            // (5)
+            (path("/v2/ghcr/a/manifests/1"), "ghcr a/manifests/1 /v2/ghcr/ - -"),
+            // (6)
+            (path("/v2/library/x/manifests/1"), "hub library/x/manifests/1 /v2/ - whole"),
+            (path("//v2//library/x/manifests/1"), "hub library/x/manifests/1 //v2// - whole"),
+            (path("/v2/_catalog"), "hub _catalog /v2/ - whole"),
+            (path("/v2/"), "base"),
+            (path("/v2"), "base"),
+            (path("//v2//"), "base"),
+            // None of them
+            (path("/"), "no path"),
+            (path(""), "no path"),
+            (path("v2/x"), "no path"),
+            (path("/v22/x"), "no path"),
+            (path("/v1/_ping"), "no path"),
+        ] {
+            assert_eq!(text(&table, &request), expected, "{request:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_default_the_only_repository_is_it() {
+        assert_eq!(text(&routing("", &[GHCR]), &path("/v2/a/b")), "ghcr a/b /v2/ - whole");
+        assert_eq!(text(&routing("", &[GHCR, HUB]), &path("/v2/a/b")), "no default");
+        assert_eq!(text(&routing("", &[]), &path("/v2/a/b")), "no default");
+        assert_eq!(text(&routing("", &[]), &path("/v2/")), "base");
+    }
+
+    #[test]
+    fn a_refusal_lists_the_ways_in() {
+        let refused = routing("", &[HUB, GHCR]).resolve(&path("/v2/a/b")).unwrap_err();
+        assert_eq!(refused.ways(), [
+            "ghcr by /repository/ghcr/v2/<image>, /v2/ghcr/<image>, /v2/ghcr.io/<image>, ns=ghcr.io",
+            "hub by /repository/hub/v2/<image>, /v2/hub/<image>, /v2/docker.io/<image>, ns=docker.io, port 5001, host hub.example.com",
+        ]);
+        assert!(refused.to_string().contains("port 5001"), "{refused}");
+        assert_eq!(refused.code().status(), 404);
+    }
+
+    #[test]
+    fn official_images_of_docker_hub_live_under_library() {
+        let table = routing("", &[HUB, GHCR, "other upstream: {url: 'https://registry-1.docker.io', registry: other.docker.io}"]);
+        let image = |prefix: &str, name: &str| match table.resolve(&path(&format!("/v2/{prefix}/{name}/tags/list"))) {
+            Ok(Resolved::To(route)) => route.image(name.parse().unwrap()).to_string(),
+            other => format!("{other:?}"),
+        };
+        assert_eq!(image("hub", "nginx"), "library/nginx");
+        assert_eq!(image("other", "nginx"), "library/nginx");
+        assert_eq!(image("hub", "library/nginx"), "library/nginx");
+        assert_eq!(image("hub", "me/nginx"), "me/nginx");
+        assert_eq!(image("ghcr", "nginx"), "nginx");
+        let long = "a".repeat(250);
+        assert_eq!(image("hub", &long), long);
+    }
+
+    proptest! {
+        #[test]
+        fn no_request_panics_and_prefix_and_rest_make_the_path(path in "(/{0,2}(v2|repository|hub|ghcr.io|[a-z%.:é]{0,4})){0,5}/{0,2}", ns: Option<String>, host: Option<String>) {
+            static TABLE: LazyLock<Routing> = LazyLock::new(|| routing("defaultRepository: hub", &[HUB, GHCR]));
+            let request = Request { connector: None, host: host.as_deref(), path: &path, ns: ns.as_deref() };
+            if let Ok(Resolved::To(route)) = TABLE.resolve(&request) {
+                let whole = format!("{}{}", route.prefix, route.rest);
+                prop_assert_eq!(whole.replace('/', ""), path.replace('/', ""));
+            }
+        }
+    }
+}

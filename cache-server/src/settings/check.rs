@@ -1,0 +1,376 @@
+//! From objects to settings: what takes more than one object, or a Secret, to judge. Pure.
+//! May import the other files of `settings` but `sources`.
+
+use std::collections::BTreeMap;
+
+use crds::{
+    CacheServerSpec, RegistryMirrorSpec,
+    cache_server::{ClientLimits, TlsMode},
+    names::{RepositoryName, SecretRef},
+    registry_mirror::Connector,
+};
+
+use super::{
+    AllowedHost, CertifiedKeyPem, ConnectorSettings, MirrorSettings, RegistryName, ServerSettings, Settings, UpstreamSettings,
+    hosts::{proxy_url, upstream_url},
+    mistake::{Mistakes, Place},
+    objects::{Object, Objects},
+    secrets::{Secrets, authorities_of},
+};
+
+/// The settings that the objects describe. With a mistake noted they are worth nothing.
+pub(super) fn settings(objects: Objects, secrets: &Secrets, main_port: Option<u16>, mistakes: &mut Mistakes) -> Settings {
+    only_one_server(&objects, mistakes);
+    names_occur_once(&objects.mirrors, mistakes);
+    servers_agree(&objects, mistakes);
+    connectors_occur_once(&objects.mirrors, main_port, mistakes);
+
+    let known: Vec<&str> = objects.mirrors.iter().map(|mirror| mirror.name.as_str()).collect();
+    let server = server(objects.servers.first(), &known, secrets, mistakes);
+    let mut mirrors = Vec::new();
+    let mut claims = BTreeMap::new();
+    for object in &objects.mirrors {
+        if let Some(mirror) = mirror(object, secrets, mistakes) {
+            claim(&mut claims, object, &mirror.registry, mistakes);
+            mirrors.push(mirror);
+        }
+    }
+    mirrors.sort_by(|one, other| one.name.cmp(&other.name));
+    Settings { server, mirrors }
+}
+
+fn only_one_server(objects: &Objects, mistakes: &mut Mistakes) {
+    for extra in objects.servers.iter().skip(1) {
+        mistakes.note(&extra.place, "", "there must be at most one CacheServer in a configuration; remove all but one");
+    }
+}
+
+fn names_occur_once(mirrors: &[Object<RegistryMirrorSpec>], mistakes: &mut Mistakes) {
+    let mut seen: BTreeMap<&str, &Place> = BTreeMap::new();
+    for mirror in mirrors {
+        if let Some(first) = seen.get(mirror.name.as_str()) {
+            let message = format!("the name {} is taken ({}, document {}); choose another one", mirror.name, first.file, first.document);
+            mistakes.note(&mirror.place, "metadata.name", message);
+        } else {
+            seen.insert(&mirror.name, &mirror.place);
+        }
+    }
+}
+
+/// A mirror that names its server must mean the one of this configuration.
+fn servers_agree(objects: &Objects, mistakes: &mut Mistakes) {
+    let Some(server) = objects.servers.first() else { return };
+    for mirror in objects.mirrors.iter().filter(|mirror| mirror.names_server && mirror.spec.server != server.name) {
+        let message = format!("must be {}, the CacheServer of this configuration, got {:?}; correct or remove it", server.name, mirror.spec.server);
+        mistakes.note(&mirror.place, "spec.server", message);
+    }
+}
+
+fn connectors_occur_once(mirrors: &[Object<RegistryMirrorSpec>], main_port: Option<u16>, mistakes: &mut Mistakes) {
+    let mut seen: BTreeMap<String, &str> = BTreeMap::new();
+    for mirror in mirrors {
+        for (index, connector) in mirror.spec.connectors.iter().enumerate() {
+            let field = format!("spec.connectors[{index}]");
+            if connector.port.is_some() && connector.port == main_port {
+                mistakes.note(&mirror.place, &format!("{field}.port"), "must not be the port of --listen; choose another one");
+            }
+            let Some(key) = connector_key(connector) else { continue };
+            if let Some(holder) = seen.get(&key) {
+                mistakes.note(&mirror.place, &field, format!("{key} is taken by the mirror {holder}; choose another one"));
+            } else {
+                seen.insert(key, &mirror.name);
+            }
+        }
+    }
+}
+
+fn connector_key(connector: &Connector) -> Option<String> {
+    let port = connector.port.map(|port| format!("port {port}"));
+    port.or_else(|| Some(format!("host {}", connector.host.as_ref()?)))
+}
+
+fn claim(claims: &mut BTreeMap<RegistryName, String>, object: &Object<RegistryMirrorSpec>, registry: &RegistryName, mistakes: &mut Mistakes) {
+    let Some(holder) = claims.get(registry) else {
+        claims.insert(registry.clone(), object.name.clone());
+        return;
+    };
+    let message = format!("{registry} is already what the mirror {holder} stands for; set upstream.registry to another name on one of them");
+    mistakes.note(&object.place, "spec.upstream.registry", message);
+}
+
+fn server(object: Option<&Object<CacheServerSpec>>, known: &[&str], secrets: &Secrets, mistakes: &mut Mistakes) -> ServerSettings {
+    let Some(Object { place, name, spec, .. }) = object else {
+        return ServerSettings { name: "default".to_owned(), max_size: None, default_repository: None, limits: ClientLimits::default(), tls: None };
+    };
+    let default_repository = spec.default_repository.as_ref().and_then(|text| {
+        let parsed: RepositoryName = mistakes.keep(place, "spec.defaultRepository", text.parse())?;
+        if !known.contains(&parsed.as_str()) {
+            let message = format!("must be the name of a repository of this configuration ({}), got {text:?}", known.join(", "));
+            mistakes.note(place, "spec.defaultRepository", message);
+        }
+        Some(parsed)
+    });
+    let secret = spec.tls.secret_ref.as_ref().filter(|_| spec.tls.mode == TlsMode::Secret);
+    ServerSettings {
+        name: name.clone(),
+        max_size: spec.max_size.map(crds::names::ByteSize::as_u64),
+        default_repository,
+        limits: spec.limits.clone(),
+        tls: certificate(secret, place, "spec.tls.secretRef", secrets, mistakes).unwrap_or_default(),
+    }
+}
+
+/// Checks everything before it gives up, so that each mistake of the object is noted.
+fn mirror(object: &Object<RegistryMirrorSpec>, secrets: &Secrets, mistakes: &mut Mistakes) -> Option<MirrorSettings> {
+    let Object { place, name, spec, .. } = object;
+    let name = mistakes.keep(place, "metadata.name", name.parse());
+    let connectors = connectors(object, secrets, mistakes);
+    let upstream = upstream(object, secrets, mistakes);
+    let (registry, upstream) = upstream?;
+    Some(MirrorSettings {
+        name: name?,
+        online: spec.online,
+        registry,
+        upstream,
+        freshness: spec.freshness.clone(),
+        retention: spec.retention.clone(),
+        connectors: connectors?,
+    })
+}
+
+fn upstream(object: &Object<RegistryMirrorSpec>, secrets: &Secrets, mistakes: &mut Mistakes) -> Option<(RegistryName, UpstreamSettings)> {
+    let (place, spec) = (&object.place, &object.spec.upstream);
+    let url = mistakes.keep(place, "spec.upstream.url", upstream_url(&spec.url));
+    let host = url.as_ref().and_then(|url| mistakes.keep(place, "spec.upstream.url", RegistryName::of_url(url)));
+    let registry = match &spec.registry {
+        Some(text) => mistakes.keep(place, "spec.upstream.registry", text.parse()),
+        None => host.clone(),
+    };
+    let proxy = optional(spec.proxy_url.as_ref(), |text| mistakes.keep(place, "spec.upstream.proxyURL", proxy_url(text)));
+    let trusted_pem = optional(spec.ca_bundle.as_ref(), |pem| {
+        mistakes.keep(place, "spec.upstream.caBundle", authorities_of(pem.as_bytes()))
+    });
+    let hosts: Vec<RegistryName> = registry.iter().chain(&host).cloned().collect();
+    let credentials = optional(spec.credentials_secret_ref.as_ref(), |secret| {
+        mistakes.keep(place, "spec.upstream.credentialsSecretRef", secrets.credentials(&secret.name, &hosts))
+    });
+    let client_identity =
+        certificate(spec.client_certificate_secret_ref.as_ref(), place, "spec.upstream.clientCertificateSecretRef", secrets, mistakes);
+    let token_hosts = allowed_hosts(&spec.token_hosts, place, "spec.upstream.tokenHosts", mistakes);
+    let redirect_hosts = allowed_hosts(&spec.redirect_hosts, place, "spec.upstream.redirectHosts", mistakes);
+    let upstream = UpstreamSettings {
+        url: url?,
+        credentials: credentials?,
+        trusted_pem: trusted_pem?,
+        client_identity: client_identity?,
+        skip_verify: spec.insecure_skip_verify,
+        proxy: proxy?,
+        token_hosts: token_hosts?,
+        redirect_hosts: redirect_hosts?,
+        limits: spec.limits.clone(),
+        breaker: spec.breaker.clone(),
+    };
+    Some((registry?, upstream))
+}
+
+/// `Some(None)` where nothing was asked for, `None` where what was asked for is wrong.
+#[expect(clippy::option_option, reason = "absent and wrong are two things here")]
+fn optional<T, U>(given: Option<&T>, check: impl FnOnce(&T) -> Option<U>) -> Option<Option<U>> {
+    match given {
+        Some(value) => check(value).map(Some),
+        None => Some(None),
+    }
+}
+
+#[expect(clippy::option_option, reason = "absent and wrong are two things here")]
+fn certificate(
+    secret: Option<&SecretRef>,
+    place: &Place,
+    field: &str,
+    secrets: &Secrets,
+    mistakes: &mut Mistakes,
+) -> Option<Option<CertifiedKeyPem>> {
+    optional(secret, |secret| mistakes.keep(place, field, secrets.certified_key(&secret.name)))
+}
+
+fn allowed_hosts(texts: &[String], place: &Place, field: &str, mistakes: &mut Mistakes) -> Option<Vec<AllowedHost>> {
+    let parsed: Vec<Option<AllowedHost>> = texts
+        .iter()
+        .enumerate()
+        .map(|(index, text)| mistakes.keep(place, &format!("{field}[{index}]"), text.parse()))
+        .collect();
+    parsed.into_iter().collect()
+}
+
+fn connectors(object: &Object<RegistryMirrorSpec>, secrets: &Secrets, mistakes: &mut Mistakes) -> Option<Vec<ConnectorSettings>> {
+    let checked: Vec<Option<ConnectorSettings>> = object
+        .spec
+        .connectors
+        .iter()
+        .enumerate()
+        .map(|(index, connector)| match (connector.port, &connector.host) {
+            (Some(port), _) => {
+                let secret = connector.tls.as_ref().map(|tls| &tls.secret_ref);
+                let field = format!("spec.connectors[{index}].tls.secretRef");
+                let tls = certificate(secret, &object.place, &field, secrets, mistakes)?;
+                Some(ConnectorSettings::Port { port, tls })
+            }
+            (None, Some(host)) => Some(ConnectorSettings::Host { host: host.clone() }),
+            // CEL refused it before.
+            (None, None) => None,
+        })
+        .collect();
+    checked.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::settings::secrets::SecretBytes;
+
+    fn object(kind: &str, name: &str, spec: Value) -> Value {
+        json!({"apiVersion": "entrepot.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec})
+    }
+
+    fn mirror(name: &str) -> Value {
+        object("RegistryMirror", name, json!({"upstream": {"url": format!("https://{name}.example.com")}}))
+    }
+
+    fn with(mut mirror: Value, pointer: &str, value: Value) -> Value {
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        mirror.pointer_mut(parent).unwrap()[key] = value;
+        mirror
+    }
+
+    fn load_with(objects: &[Value], files: &[(&str, String)]) -> Result<Settings, String> {
+        let mut mistakes = Mistakes::default();
+        let mut read = Objects::default();
+        let text: Vec<String> = objects.iter().map(ToString::to_string).collect();
+        read.read("test.yaml", text.join("\n---\n").as_bytes(), &mut mistakes);
+        let files = files.iter().map(|(name, text)| ((*name).to_owned(), SecretBytes(text.clone().into_bytes())));
+        let made = settings(read, &Secrets(Some(files.collect())), Some(5000), &mut mistakes);
+        mistakes.unless_any(made).map_err(|mistakes| mistakes.to_string())
+    }
+
+    fn load(objects: &[Value]) -> Result<Settings, String> {
+        load_with(objects, &[])
+    }
+
+    #[test]
+    fn defaults_are_the_documented_ones() {
+        let settings = load(&[mirror("quay")]).unwrap();
+        let quay = &settings.mirrors[0];
+        assert_eq!(quay.registry.as_str(), "quay.example.com");
+        assert!(quay.online && quay.upstream.credentials.is_none() && quay.connectors.is_empty());
+        assert_eq!(quay.freshness.tags.to_string(), "5m");
+        assert_eq!(quay.upstream.limits.header.to_string(), "10s");
+        assert_eq!(settings.server.name, "default");
+        assert_eq!(settings.server.limits, ClientLimits::default());
+    }
+
+    #[test]
+    fn two_mirrors_of_one_host_may_have_different_credentials() {
+        let url = json!("https://registry-1.docker.io");
+        let team = |name: &str| {
+            let spoiled = with(mirror(name), "/spec/upstream/url", url.clone());
+            let spoiled = with(spoiled, "/spec/upstream/credentialsSecretRef", json!({"name": name}));
+            with(spoiled, "/spec/anonymousPull", json!(true))
+        };
+        let files: Vec<(&str, String)> = [("a_username", "a"), ("a_password", "x"), ("b_username", "b"), ("b_password", "x")]
+            .map(|(name, text)| (name, text.to_owned()))
+            .into();
+        let refused = load_with(&[team("a"), team("b")], &files).unwrap_err();
+        assert!(refused.contains("docker.io is already what the mirror a stands for; set upstream.registry to another name"), "{refused}");
+
+        let b = with(team("b"), "/spec/upstream/registry", json!("b.docker.io"));
+        let settings = load_with(&[team("a"), b], &files).unwrap();
+        assert_ne!(settings.mirrors[0].identity(), settings.mirrors[1].identity());
+    }
+
+    #[test]
+    fn an_identity_changes_with_the_user_and_not_with_the_password() {
+        let spec = with(with(mirror("a"), "/spec/upstream/credentialsSecretRef", json!({"name": "s"})), "/spec/anonymousPull", json!(true));
+        let identity = |user: &str, password: &str| {
+            let files = [("s_username", user.to_owned()), ("s_password", password.to_owned())];
+            load_with(std::slice::from_ref(&spec), &files).unwrap().mirrors[0].identity()
+        };
+        let anonymous = load(&[mirror("a")]).unwrap().mirrors[0].identity();
+        assert_eq!(identity("me", "old"), identity("me", "new"));
+        assert_ne!(identity("me", "old"), identity("you", "old"));
+        assert_ne!(identity("anonymous", "x"), anonymous);
+        assert_eq!(anonymous.len(), 32);
+        // The store has it on disk, so it must never change by itself.
+        assert_eq!(anonymous, "edd033cf29a94b151ed49d7a0c6e634f");
+    }
+
+    #[test]
+    fn each_mistake_is_named_with_its_place() {
+        let secret = json!({"name": "s"});
+        for (objects, expected) in [
+            (vec![json!([1])], "test.yaml, document 1: must be an object"),
+            (vec![object("HostedRepository", "a", json!({}))], "HostedRepository a, kind: must be RegistryMirror or CacheServer"),
+            (vec![with(mirror("a"), "/apiVersion", json!("v1"))], "RegistryMirror a, apiVersion: must be entrepot.dev/v1alpha1, got \"v1\""),
+            (vec![with(mirror("a"), "/metadata/name", json!(""))], "metadata.name: must be set"),
+            (vec![with(mirror("a"), "/metadata/name", json!("A.b"))], "metadata.name: a repository name must be"),
+            (vec![with(mirror("a"), "/metadata/name", json!("library"))], "choose another name"),
+            (vec![with(mirror("a"), "/extra", json!(1))], "RegistryMirror a, extra: unknown field"),
+            (vec![with(mirror("a"), "/spec", json!({}))], "spec.upstream: must be set"),
+            (vec![with(mirror("a"), "/spec/upstream/uri", json!(1))], "spec.upstream.uri: unknown field; known here are"),
+            (vec![with(mirror("a"), "/spec/freshness", json!({"tags": "5 min"}))], "spec.freshness.tags: a length of time must be"),
+            (vec![with(mirror("a"), "/spec/retention", json!({"maxSize": 5}))], "spec.retention.maxSize: must be of type string, got 5; put it in quotes"),
+            (vec![with(mirror("a"), "/spec/upstream/url", json!("ftp://a.example.com"))], "spec.upstream: url must start with https:// or http://"),
+            (vec![with(mirror("a"), "/spec/upstream/url", json!("https://169.254.169.254"))], "spec.upstream.url: must not be a link-local address"),
+            (vec![with(mirror("a"), "/spec/upstream/url", json!("https://a.example.com/v2/"))], "remove /v2"),
+            (vec![with(mirror("a"), "/spec/upstream/proxyURL", json!("http://p/x"))], "spec.upstream.proxyURL: must be scheme, host and port only"),
+            (vec![with(mirror("a"), "/spec/upstream/tokenHosts", json!(["ok", "*.x"]))], "spec.upstream.tokenHosts[1]: must be a host name"),
+            (vec![with(mirror("a"), "/spec/upstream/caBundle", json!("no pem"))], "spec.upstream.caBundle: there must be at least one certificate"),
+            (vec![with(mirror("a"), "/spec/upstream/clientCertificateSecretRef", secret.clone())], "add s_tls.crt and s_tls.key"),
+            (vec![with(mirror("a"), "/spec/upstream/credentialsSecretRef", secret.clone())], "spec: anonymousPull must be set"),
+            (
+                vec![with(with(mirror("a"), "/spec/anonymousPull", json!(true)), "/spec/upstream/credentialsSecretRef", secret.clone())],
+                "add s_username and s_password",
+            ),
+            (vec![with(mirror("a"), "/spec/connectors", json!([{}]))], "spec.connectors[0]: a connector must have either port or host"),
+            (vec![with(mirror("a"), "/spec/connectors", json!([{"port": 5000}]))], "spec.connectors[0].port: must not be the port of --listen"),
+            (vec![with(mirror("a"), "/spec/connectors", json!([{"port": 5001}, {"port": 5001}]))], "spec.connectors[1]: port 5001 is taken by the mirror a"),
+            (vec![with(mirror("a"), "/spec/connectors", json!([{"port": 5001, "tls": {"secretRef": secret}}]))], "spec.connectors[0].tls.secretRef: the Secret"),
+            (
+                vec![with(mirror("a"), "/spec/connectors", json!([{"host": "x"}])), with(mirror("b"), "/spec/connectors", json!([{"host": "x"}]))],
+                "document 2, RegistryMirror b, spec.connectors[0]: host x is taken by the mirror a",
+            ),
+            (vec![mirror("a"), mirror("a")], "metadata.name: the name a is taken (test.yaml, document 1)"),
+            (vec![object("CacheServer", "x", json!({})), object("CacheServer", "y", json!({}))], "at most one CacheServer"),
+            (vec![object("CacheServer", "x", json!({"replicas": 2}))], "field replicas only works in a cluster, where the operator runs the Deployment; remove it"),
+            (vec![object("CacheServer", "x", json!({"defaultRepository": "y"})), mirror("a")], "must be the name of a repository of this configuration (a), got \"y\""),
+            (vec![object("CacheServer", "x", json!({"tls": {"mode": "Secret"}}))], "secretRef must be set when mode is Secret"),
+            (vec![object("CacheServer", "x", json!({})), with(mirror("a"), "/spec/server", json!("y"))], "spec.server: must be x"),
+        ] {
+            let refused = load(&objects).expect_err(expected);
+            assert!(refused.contains(expected), "wanted {expected:?} in\n{refused}");
+            assert!(refused.starts_with("test.yaml, document "), "{refused}");
+        }
+    }
+
+    #[test]
+    fn all_mistakes_are_reported_at_once() {
+        let a = with(with(mirror("a"), "/spec/upstream/caBundle", json!("x")), "/spec/upstream/proxyURL", json!("nonsense"));
+        let b = with(mirror("b"), "/spec/oops", json!(1));
+        let refused = load(&[a, b, object("CacheServer", "x", json!({"image": "y", "service": {}}))]).unwrap_err();
+        assert_eq!(refused.lines().count(), 5, "{refused}");
+    }
+
+    #[test]
+    fn status_and_further_metadata_are_passed_over() {
+        let object = with(with(mirror("a"), "/status", json!({"conditions": []})), "/metadata/labels", json!({"x": "y"}));
+        assert!(load(&[object]).is_ok());
+    }
+
+    #[test]
+    fn settings_are_equal_when_nothing_changed() {
+        assert_eq!(load(&[mirror("a"), mirror("b")]), load(&[mirror("b"), mirror("a")]));
+    }
+}

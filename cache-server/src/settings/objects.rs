@@ -1,0 +1,136 @@
+//! From bytes to objects: YAML documents, their kinds and their schemas. May import `mistake`, `schema` and `crds`.
+
+use std::sync::LazyLock;
+
+use crds::{CacheServer, CacheServerSpec, RegistryMirror, RegistryMirrorSpec};
+use kube::{
+    CustomResourceExt, Resource,
+    core::cel::{ValidationError, ValidationErrors},
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::{
+    mistake::{Mistakes, Place, chain},
+    schema::breaches,
+};
+
+/// Fields of a `CacheServer` that describe its Deployment.
+const WORKLOAD_FIELDS: [&str; 9] =
+    ["replicas", "image", "storage", "service", "resources", "podTemplate", "nodeSelector", "tolerations", "affinity"];
+
+/// An object that keeps its schema and its CEL rules.
+#[derive(Debug)]
+pub(super) struct Object<S> {
+    pub(super) place: Place,
+    pub(super) name: String,
+    pub(super) spec: S,
+    /// Whether the field `server` was written, not defaulted.
+    pub(super) names_server: bool,
+}
+
+/// The objects of a configuration, in the order in which they stand.
+#[derive(Debug, Default)]
+pub(super) struct Objects {
+    pub(super) mirrors: Vec<Object<RegistryMirrorSpec>>,
+    pub(super) servers: Vec<Object<CacheServerSpec>>,
+}
+
+impl Objects {
+    /// Reads the documents of one file. Wrong objects are left out and noted.
+    pub(super) fn read(&mut self, file: &str, bytes: &[u8], mistakes: &mut Mistakes) {
+        let documents: Vec<Value> = match serde_saphyr::from_slice_multiple(bytes) {
+            Ok(documents) => documents,
+            Err(error) => return mistakes.note_file(file, format!("must be YAML: {}", chain(&error))),
+        };
+        for (index, document) in documents.into_iter().enumerate() {
+            let place = Place { file: file.to_owned(), document: index + 1, object: None };
+            self.object(place, document, mistakes);
+        }
+    }
+
+    fn object(&mut self, mut place: Place, document: Value, mistakes: &mut Mistakes) {
+        let version = document["apiVersion"].as_str().unwrap_or_default();
+        let kind = document["kind"].as_str().unwrap_or_default();
+        if !document.is_object() || kind.is_empty() {
+            return mistakes.note(&place, "", "must be an object with apiVersion, kind, metadata and spec");
+        }
+        let name = document["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        place.object = Some(format!("{kind} {}", if name.is_empty() { "(unnamed)" } else { &name }));
+        let expected = RegistryMirror::api_version(&());
+        if version != expected {
+            return mistakes.note(&place, "apiVersion", format!("must be {expected}, got {version:?}"));
+        }
+        if name.is_empty() {
+            return mistakes.note(&place, "metadata.name", "must be set");
+        }
+        match kind {
+            "RegistryMirror" => {
+                let checked = check(place, name, document, &MIRROR_SCHEMA, mistakes, |name, spec: &RegistryMirrorSpec| {
+                    RegistryMirror::new(name, spec.clone()).validate_cel().err().map(ValidationErrors::into_vec)
+                });
+                self.mirrors.extend(checked);
+            }
+            "CacheServer" => {
+                let checked = check(place, name, document, &SERVER_SCHEMA, mistakes, |name, spec: &CacheServerSpec| {
+                    CacheServer::new(name, spec.clone()).validate_cel().err().map(ValidationErrors::into_vec)
+                });
+                self.servers.extend(checked);
+            }
+            other => mistakes.note(&place, "kind", format!("must be RegistryMirror or CacheServer, got {other:?}")),
+        }
+    }
+}
+
+/// The schema of `spec` in a CRD.
+fn spec_schema<K: CustomResourceExt>() -> Value {
+    let mut crd = serde_json::to_value(K::crd()).unwrap_or_default();
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].take()
+}
+
+static MIRROR_SCHEMA: LazyLock<Value> = LazyLock::new(spec_schema::<RegistryMirror>);
+static SERVER_SCHEMA: LazyLock<Value> = LazyLock::new(spec_schema::<CacheServer>);
+
+/// Schema, then types, then CEL: each only if the one before found nothing, since it would report the same again.
+fn check<S: DeserializeOwned>(
+    place: Place,
+    name: String,
+    mut document: Value,
+    schema: &Value,
+    mistakes: &mut Mistakes,
+    cel: impl Fn(&str, &S) -> Option<Vec<ValidationError>>,
+) -> Option<Object<S>> {
+    let mut good = true;
+    for field in document.as_object()?.keys() {
+        if !["apiVersion", "kind", "metadata", "spec", "status"].contains(&field.as_str()) {
+            mistakes.note(&place, field, "unknown field; known here are apiVersion, kind, metadata and spec");
+            good = false;
+        }
+    }
+    let spec = match document["spec"].take() {
+        Value::Null => json!({}),
+        spec => spec,
+    };
+    let names_server = spec.get("server").is_some();
+    for breach in breaches(&spec, schema, "spec") {
+        let workload = place.object.as_ref().is_some_and(|object| object.starts_with("CacheServer "))
+            && breach.field.strip_prefix("spec.").is_some_and(|field| WORKLOAD_FIELDS.contains(&field));
+        let message = if workload {
+            let field = breach.field.trim_start_matches("spec.");
+            format!("field {field} only works in a cluster, where the operator runs the Deployment; remove it")
+        } else {
+            breach.message
+        };
+        mistakes.note(&place, &breach.field, message);
+        good = false;
+    }
+    if !good {
+        return None;
+    }
+    let spec: S = mistakes.keep(&place, "spec", serde_json::from_value(spec))?;
+    let broken = cel(&name, &spec).unwrap_or_default();
+    for rule in &broken {
+        mistakes.note(&place, rule.field_path.trim_start_matches('.'), &rule.message);
+    }
+    broken.is_empty().then_some(Object { place, name, spec, names_server })
+}
