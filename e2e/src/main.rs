@@ -1,2 +1,99 @@
-//! Entry.
-fn main() {}
+//! `cargo e2e …`: everything that runs the product for real.
+//!
+//! In reading order: [`install`] (what a bare machine lacks), [`content`] and [`package`] (images without an engine),
+//! [`lab`] (a network without a way out, and processes in it), [`upstream`] and [`engine`] (the registries beyond the
+//! cache, and the runtimes before it), [`suite`] and [`cases`] (what is shown with them).
+
+mod cases;
+mod checks;
+mod command;
+mod content;
+mod engine;
+mod install;
+mod lab;
+mod package;
+mod run;
+mod suite;
+mod upstream;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Runs the product for real: tests, checks, images.
+#[derive(Debug, Parser)]
+#[command(name = "cargo e2e", bin_name = "cargo e2e")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Installs what is missing, then runs every test: of the crates, and of the whole on this machine.
+    Test {
+        /// Only whole-system cases whose name holds this, and no tests of the crates.
+        #[arg(default_value = "")]
+        filter: String,
+    },
+    /// Runs the whole-system cases inside the namespaces that `test` makes.
+    #[command(hide = true)]
+    Cases {
+        /// The run's folder.
+        #[arg(long)]
+        work: PathBuf,
+        /// A file to write the totals to.
+        #[arg(long)]
+        totals: PathBuf,
+        /// As for `test`.
+        #[arg(default_value = "")]
+        filter: String,
+    },
+    /// Checks form: rustfmt, clippy, rustdoc, and cargo-deny where it is installed.
+    Lint,
+    /// Our own images, made without a container engine.
+    Images {
+        #[command(subcommand)]
+        command: Images,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Images {
+    /// Builds the programs and writes an OCI layout of each beside them.
+    Build,
+    /// Pushes the layouts, named REGISTRY/NAME:VERSION.
+    Push {
+        /// A registry, or a path in one: `registry.example/entrepot`.
+        registry: String,
+    },
+}
+
+fn main() -> ExitCode {
+    match dispatch(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Test { filter } => run::test(&filter),
+        Command::Cases { work, totals, filter } => run::cases_inside(work, &totals, &filter),
+        Command::Lint => checks::lint(),
+        Command::Images { command: Images::Build } => {
+            checks::cargo(&["build", "--release", "-p", "cache-server"])?;
+            package::build_all(&package::output_folder()?)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Images { command: Images::Push { registry } } => {
+            package::push_all(&package::output_folder()?, &registry)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

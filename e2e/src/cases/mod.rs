@@ -1,0 +1,9 @@
+//! What the product must do, one file per subject; each file's `cases()` says what it shows.
+
+pub mod conformance;
+pub mod engines;
+pub mod images;
+pub mod access;
+pub mod faults;
+pub mod fill;
+pub mod load;

@@ -1,0 +1,157 @@
+//! Debian packages that are fetched and unpacked into the cache folder, never installed: several versions stand side
+//! by side, and no service starts.
+//!
+//! The mirror is the one that the machine's own apt uses; the suites are read into private lists.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::finish;
+
+/// A release of Debian.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suite {
+    /// Debian 12.
+    Bookworm,
+    /// Debian 13.
+    Trixie,
+    /// What comes after; it moves.
+    Sid,
+}
+
+impl Suite {
+    /// As apt names it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bookworm => "bookworm",
+            Self::Trixie => "trixie",
+            Self::Sid => "sid",
+        }
+    }
+}
+
+/// What is unpacked. The older suites' programs run on every newer C library; sid's engines ask for an old one.
+const PACKAGES: [(Suite, &str); 7] = [
+    (Suite::Bookworm, "docker-registry"),
+    (Suite::Bookworm, "runc"),
+    (Suite::Trixie, "containerd"),
+    (Suite::Sid, "containerd"),
+    (Suite::Sid, "docker.io"),
+    (Suite::Sid, "docker-cli"),
+    (Suite::Sid, "tini-static"),
+];
+
+/// Where a package is unpacked.
+#[must_use]
+pub fn folder(cache: &Path, suite: Suite, package: &str) -> PathBuf {
+    cache.join("packages").join(suite.name()).join(package)
+}
+
+/// Fetches and unpacks the packages that are not there.
+pub fn fetch_missing(cache: &Path) -> Result<()> {
+    let missing: Vec<_> = PACKAGES
+        .into_iter()
+        .filter(|(suite, package)| !folder(cache, *suite, package).is_dir())
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let archive = Archive::open(cache)?;
+    missing
+        .into_iter()
+        .try_for_each(|(suite, package)| archive.unpack(suite, &[package], &folder(cache, suite, package)))
+}
+
+/// Private package lists of the three suites.
+#[derive(Debug)]
+pub struct Archive {
+    home: PathBuf,
+}
+
+impl Archive {
+    /// Reads the lists anew.
+    pub fn open(cache: &Path) -> Result<Self> {
+        let archive = Self { home: cache.join("apt") };
+        for folder in ["lists/partial", "archives/partial"] {
+            fs::create_dir_all(archive.home.join(folder)).context("cannot make the folders of the private lists")?;
+        }
+        let sources = sources(&machine_mirror()?);
+        fs::write(archive.home.join("sources.list"), sources).context("cannot write the private sources.list")?;
+        finish(archive.apt_get().arg("update").arg("-qq"))?;
+        Ok(archive)
+    }
+
+    /// Fetches packages and unpacks them, over each other, into `target`, which is there only when it is complete.
+    pub fn unpack(&self, suite: Suite, packages: &[&str], target: &Path) -> Result<()> {
+        let fresh = tempfile::tempdir_in(&self.home).context("cannot make a folder for a package")?;
+        let tree = fresh.path().join("tree");
+        for package in packages {
+            let download = fresh.path().join(package);
+            fs::create_dir(&download).context("cannot make a folder for a package")?;
+            finish(
+                self.apt_get()
+                    .args(["download", "-qq", &format!("{package}/{}", suite.name())])
+                    .current_dir(&download),
+            )?;
+            finish(Command::new("dpkg-deb").arg("-x").arg(only_file(&download)?).arg(&tree))?;
+        }
+        let parent = target.parent().context("a package is unpacked into a folder of a folder")?;
+        fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+        fs::rename(&tree, target).with_context(|| format!("cannot make {}", target.display()))
+    }
+
+    fn apt_get(&self) -> Command {
+        let home = self.home.display();
+        let mut command = Command::new("apt-get");
+        command
+            .args(["-o", "Dir::Etc::sourceparts=-", "-o", "Acquire::Languages=none"])
+            .args(["-o", "APT::Sandbox::User=root"])
+            .arg(format!("-oDir::Etc::sourcelist={home}/sources.list"))
+            .arg(format!("-oDir::State::lists={home}/lists"))
+            .arg(format!("-oDir::Cache={home}"));
+        command
+    }
+}
+
+/// The address of the Debian mirror that the machine's own apt uses.
+pub fn machine_mirror() -> Result<String> {
+    if let Some(mirror) = listed_mirror()? {
+        return Ok(mirror);
+    }
+    finish(Command::new("apt-get").args(["update", "-qq"]))?;
+    listed_mirror()?.context("apt knows no Debian mirror; give it one in /etc/apt/sources.list")
+}
+
+fn listed_mirror() -> Result<Option<String>> {
+    let listing = finish(Command::new("apt-get").args([
+        "indextargets",
+        "--format",
+        "$(LABEL) $(REPO_URI)",
+        "Created-By: Packages",
+    ]))?;
+    Ok(listing
+        .lines()
+        .find_map(|line| line.strip_prefix("Debian "))
+        .map(str::to_owned))
+}
+
+fn sources(mirror: &str) -> String {
+    [Suite::Bookworm, Suite::Trixie, Suite::Sid]
+        .map(|suite| {
+            let keys = "/usr/share/keyrings/debian-archive-keyring.gpg";
+            format!("deb [signed-by={keys}] {mirror} {} main\n", suite.name())
+        })
+        .concat()
+}
+
+fn only_file(folder: &Path) -> Result<PathBuf> {
+    let mut entries = fs::read_dir(folder).context("cannot list a fetched package")?;
+    match (entries.next(), entries.next()) {
+        (Some(entry), None) => Ok(entry?.path()),
+        _ => bail!("apt-get download left no file, or several, in {}", folder.display()),
+    }
+}

@@ -1,0 +1,100 @@
+//! One run from its first line to its last: `N passed, N failed`.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::checks;
+use crate::content::{self, Images};
+use crate::install::{self, Programs};
+use crate::lab::enter::{self, RunFolder};
+use crate::lab::{Lab, cache_dir};
+use crate::suite::{self, Totals, World};
+use crate::upstream::Upstream;
+
+/// The first phase, and around the second: prepares, runs everything, prints the totals.
+pub fn test(filter: &str) -> Result<ExitCode> {
+    let cache = cache_dir()?;
+    let folder = RunFolder::create(&cache)?;
+    let programs = step("install what is missing", || install::install(&cache))?;
+    step("make the upstream's images", || content::make(&cache))?;
+    let mut totals = Totals::default();
+    if filter.is_empty() {
+        totals.add(step("test the crates", checks::tests)?);
+    }
+    step("build the cache server", || checks::cargo(&["build", "--release", "-p", "cache-server"]))?;
+    totals.add(step("run the whole-system cases", || run_inside(&folder, &programs, filter))?);
+    drop(folder);
+    println!("{} passed, {} failed", totals.passed, totals.failed);
+    Ok(if totals.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Does one step and says how long it took.
+fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    println!("==> {name}");
+    let begun = Instant::now();
+    let result = work().with_context(|| format!("failed: {name}"));
+    println!("<== {name}: {:.1} s", begun.elapsed().as_secs_f64());
+    result
+}
+
+/// Starts the second phase and reads its totals; one that died counts as a failure.
+fn run_inside(folder: &RunFolder, programs: &Programs, filter: &str) -> Result<Totals> {
+    let totals = folder.path().join("totals.json");
+    let arguments: [OsString; 6] = [
+        "cases".into(),
+        "--work".into(),
+        folder.path().into(),
+        "--totals".into(),
+        totals.clone().into(),
+        filter.into(),
+    ];
+    let mut child = folder.launch_inside(&arguments, &programs.search_path()?)?;
+    // Waiting would close it, and the second phase ends when it closes.
+    let _lifeline = child.stdin.take();
+    let status = child.wait().context("cannot wait for the namespaces")?;
+    match fs::read(&totals).ok().and_then(|text| serde_json::from_slice(&text).ok()) {
+        Some(totals) => Ok(totals),
+        None => {
+            println!("FAILED the cases did not come to an end ({status})");
+            Ok(Totals { passed: 0, failed: 1 })
+        }
+    }
+}
+
+/// The second phase, in namespaces of its own.
+pub fn cases_inside(work: PathBuf, totals: &Path, filter: &str) -> Result<ExitCode> {
+    enter::settle()?;
+    let runtime = tokio::runtime::Runtime::new().context("cannot start a runtime")?;
+    let counted = runtime.block_on(async {
+        let world = world(work).await?;
+        suite::run(&world, filter).await
+    })?;
+    fs::write(totals, serde_json::to_vec(&counted)?).with_context(|| format!("cannot write {}", totals.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Everything that the cases share: the upstream, filled.
+async fn world(work: PathBuf) -> Result<World> {
+    let cache = cache_dir()?;
+    let programs = Programs::in_cache(&cache)?;
+    let images = Images::in_cache(&cache);
+    let lab = Lab::new(work, cache);
+    let upstream = Upstream::start(&lab).await.context("the upstream does not start")?;
+    let begun = Instant::now();
+    let endpoint = upstream.push_endpoint()?;
+    for image in images.all() {
+        image.push(&endpoint)?;
+    }
+    println!("       the upstream holds its images after {:.1} s", begun.elapsed().as_secs_f64());
+    Ok(World {
+        lab,
+        upstream,
+        images,
+        programs,
+    })
+}
