@@ -5,9 +5,19 @@
 //! ```
 //!
 //! Read in the order below. `oci` is pure: no I/O. `upstream` and `store` do not know each other; only `repository`
-//! joins them. `settings` turns the objects of the `crds` crate into types that cannot be wrong.
+//! joins them. `settings` turns the objects of the `crds` crate into types that cannot be wrong. `server` is what all
+//! requests share, `ports` the listeners, `run` the life of the process.
 
 pub mod oci;
 pub mod settings;
 pub mod routing;
 pub mod upstream;
+pub mod store;
+pub mod repository;
+pub mod metrics;
+pub mod server;
+pub mod api;
+pub mod connector;
+pub mod ports;
+pub mod run;
+pub mod telemetry;

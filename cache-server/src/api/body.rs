@@ -1,0 +1,105 @@
+//! Answers' bodies. Each knows its length where it can, and reports when it has ended.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use futures_util::{Stream as _, stream::BoxStream};
+use http_body::{Frame, SizeHint};
+
+use super::report::Report;
+use crate::{connector::Serving, store::growing::Failure};
+
+/// The body of an answer.
+pub struct Body {
+    content: Content,
+    report: Option<(Report, Serving)>,
+}
+
+enum Content {
+    None,
+    Bytes(Option<Bytes>),
+    Stream { stream: BoxStream<'static, Result<Bytes, Failure>>, left: Option<u64> },
+    Page(axum::body::Body),
+}
+
+/// Why a body ended early.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+impl Body {
+    /// Nothing.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self { content: Content::None, report: None }
+    }
+
+    /// These bytes.
+    #[must_use]
+    pub const fn bytes(bytes: Bytes) -> Self {
+        Self { content: Content::Bytes(Some(bytes)), report: None }
+    }
+
+    /// A stream of `length` bytes, if that is known.
+    #[must_use]
+    pub const fn stream(stream: BoxStream<'static, Result<Bytes, Failure>>, length: Option<u64>) -> Self {
+        Self { content: Content::Stream { stream, left: length }, report: None }
+    }
+
+    /// The body of a page.
+    #[must_use]
+    pub const fn page(body: axum::body::Body) -> Self {
+        Self { content: Content::Page(body), report: None }
+    }
+
+    pub(super) fn finish_with(&mut self, report: Report, serving: Serving) {
+        self.report = Some((report, serving));
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let next = match &mut self.content {
+            Content::None => None,
+            Content::Bytes(bytes) => bytes.take().filter(|bytes| !bytes.is_empty()).map(Ok),
+            Content::Stream { stream, left } => {
+                let next = ready!(stream.as_mut().poll_next(cx));
+                if let (Some(left), Some(Ok(bytes))) = (left, &next) {
+                    *left = left.saturating_sub(bytes.len() as u64);
+                }
+                next.map(|result| result.map_err(BodyError::from))
+            }
+            Content::Page(body) => match ready!(Pin::new(body).poll_frame(cx)) {
+                Some(Ok(frame)) => frame.into_data().ok().map(Ok),
+                Some(Err(error)) => Some(Err(error.into())),
+                None => None,
+            },
+        };
+        if let Some((report, _)) = &mut self.report {
+            match &next {
+                Some(Ok(bytes)) => report.sent(bytes.len()),
+                Some(Err(error)) => report.broke_off(error.as_ref()),
+                None => {}
+            }
+        }
+        Poll::Ready(next.map(|result| result.map(Frame::data)))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::None | Content::Bytes(None) => SizeHint::with_exact(0),
+            Content::Bytes(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
+            Content::Stream { left: Some(left), .. } => SizeHint::with_exact(*left),
+            Content::Stream { left: None, .. } => SizeHint::default(),
+            Content::Page(body) => body.size_hint(),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.content, Content::None | Content::Bytes(None))
+    }
+}

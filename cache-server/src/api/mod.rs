@@ -1,0 +1,151 @@
+//! Requests and answers: the only place that speaks HTTP to clients. Read in this order: [`request`], [`manifests`],
+//! [`blobs`], [`lists`], [`error`], [`body`], [`blob_stream`], [`report`], [`pages`].
+//! Calls `routing`, then `repository`. May import everything but `settings` files.
+
+pub mod blob_stream;
+mod blobs;
+pub mod body;
+mod error;
+mod lists;
+mod manifests;
+pub mod pages;
+mod report;
+mod request;
+
+use std::{sync::Arc, time::Instant};
+
+use crds::names::RepositoryName;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+
+use crate::{
+    connector::{Connection, Serving, listener::Answer},
+    oci::{Endpoint, ErrorCode, ImageName},
+    repository::Mirror,
+    server::{Current, Server},
+};
+use body::Body;
+use error::{ApiError, ToApi};
+use report::Report;
+use request::{Client, Pull};
+
+/// Answers the requests of one port.
+#[derive(Clone)]
+pub struct Api {
+    server: Arc<Server>,
+    /// The port of a connector; the main port has none.
+    port: Option<u16>,
+}
+
+impl Api {
+    /// Answers on the main port, or with `port` on the connector that has that port.
+    #[must_use]
+    pub const fn new(server: Arc<Server>, port: Option<u16>) -> Self {
+        Self { server, port }
+    }
+}
+
+impl Answer for Api {
+    async fn answer(&self, connection: Arc<Connection>, serving: Serving, request: Request<Incoming>) -> Response<Body> {
+        let mut report = Report::begin(&self.server.metrics, &connection, &request, Instant::now());
+        let path = request.uri().path();
+        let mut response = if request::is_registry_path(path) || self.port.is_some() {
+            match self.registry(&connection, &request, &mut report).await {
+                Ok(response) => response,
+                Err(error) => error.response(&mut report),
+            }
+        } else {
+            pages::answer(&self.server, request).await
+        };
+        report.status(response.status());
+        response.body_mut().finish_with(report, serving);
+        response
+    }
+}
+
+impl Api {
+    async fn registry(
+        &self,
+        connection: &Arc<Connection>,
+        request: &Request<Incoming>,
+        report: &mut Report,
+    ) -> Result<Response<Body>, ApiError> {
+        let current = self.server.current();
+        let asked = request::ask(&current.routing, self.port, request)?;
+        let Some(route) = asked.route else { return Ok(base()) };
+        report.repository(&route.repository);
+        let repository = repository(&current, &route.repository)?;
+        let endpoint = Endpoint::parse(&route.rest, request.uri().query())?;
+        let client = Client::of(request, &route);
+        let want = request::want(request.method(), &endpoint)?;
+        let pull = Pull { connection, headers: request.headers(), client, want };
+        let image = |image: &ImageName| route.image(image.clone());
+        if let Some(named) = endpoint.image() {
+            report.image(&image(named));
+        }
+        let answered = match &endpoint {
+            Endpoint::Base => Ok(base()),
+            Endpoint::Manifest { image: named, reference } => {
+                report.kind("manifest", &reference.to_string());
+                manifests::answer(repository, &image(named), reference, &pull, report).await
+            }
+            Endpoint::Blob { image: named, digest } => {
+                report.kind("blob", digest.as_str());
+                blobs::answer(&self.server, repository, &image(named), digest, &pull, report).await
+            }
+            Endpoint::Tags { image: named, limit, last } => {
+                report.kind("tags", "");
+                lists::tags(repository, &image(named), named, *limit, last.as_deref(), request.uri(), report).await
+            }
+            Endpoint::Referrers { image: named, digest, artifact_type } => {
+                report.kind("referrers", digest.as_str());
+                lists::referrers(repository, &image(named), digest, artifact_type.as_deref(), report).await
+            }
+            Endpoint::Uploads { .. } => return Err(ApiError::read_only(&route.repository)),
+            Endpoint::Unknown => return Err(ApiError::unknown_path(request.uri().path())),
+        };
+        let mut response = answered.map_err(|error| error.to_api(client))?;
+        if let Some(registry) = asked.namespace.and_then(|name| HeaderValue::from_str(&name).ok()) {
+            response.headers_mut().insert("oci-namespace", registry);
+        }
+        Ok(response)
+    }
+}
+
+/// The repository of a name that routing gave; both come from the same settings.
+fn repository<'a>(current: &'a Current, name: &RepositoryName) -> Result<&'a Arc<Mirror>, ApiError> {
+    current.mirror(name).ok_or_else(|| {
+        ApiError::new(ErrorCode::NameUnknown, StatusCode::NOT_FOUND, format!("there is no repository {name} here"))
+    })
+}
+
+/// The answer to `/v2/`: this is a registry, and nobody needs to log in.
+fn base() -> Response<Body> {
+    let mut response = Response::new(Body::bytes("{}".into()));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    mark(&mut response);
+    response
+}
+
+/// What every answer of a registry carries.
+fn mark(response: &mut Response<Body>) {
+    let version = HeaderValue::from_static("registry/2.0");
+    response.headers_mut().insert("docker-distribution-api-version", version);
+}
+
+/// A header value of our own making; nothing when a text from outside does not fit into a header.
+fn value(text: &str) -> Option<HeaderValue> {
+    HeaderValue::from_str(text).ok()
+}
+
+impl ApiError {
+    fn read_only(repository: &RepositoryName) -> Self {
+        let message = format!("{repository} is a mirror: it serves what its upstream has and takes no pushes; push to the upstream");
+        Self::new(ErrorCode::Unsupported, StatusCode::METHOD_NOT_ALLOWED, message)
+    }
+
+    fn unknown_path(path: &str) -> Self {
+        let message = format!("{path:?} is no path of the registry API; it begins with /v2/<name>/ and goes on with manifests, blobs, tags/list or referrers");
+        Self::new(ErrorCode::Unsupported, StatusCode::NOT_FOUND, message)
+    }
+}

@@ -1,0 +1,130 @@
+//! A port: accepts connections, ends TLS, hands requests on, drains.
+
+use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use http::{Request, Response};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    connection::{Connection, Serving},
+    stream::{ClientStream, Limits},
+};
+use crate::api::body::Body;
+
+/// Answers requests.
+pub trait Answer: Clone + Send + Sync + 'static {
+    /// Answers one request; `serving` lives until the answer's body has been sent.
+    fn answer(
+        &self,
+        connection: Arc<Connection>,
+        serving: Serving,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<Body>> + Send;
+}
+
+/// A port that listens.
+pub struct Listener {
+    listener: TcpListener,
+    tls: Option<Arc<ServerConfig>>,
+    limits: Limits,
+    connections: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Listener {
+    /// A port for plain HTTP, or for TLS with `tls`. Its connections are counted in `connections`; when `stop` is
+    /// cancelled, it accepts no more, and connections end after the answer that they are about to send.
+    #[must_use]
+    pub fn new(
+        listener: TcpListener,
+        tls: Option<Arc<ServerConfig>>,
+        limits: &crds::cache_server::ClientLimits,
+        connections: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        Self { listener, tls, limits: limits.into(), connections, stop }
+    }
+
+    /// Accepts until it is stopped.
+    pub async fn run(self, answer: impl Answer) {
+        loop {
+            let accepted = tokio::select! {
+                () = self.stop.cancelled() => return,
+                accepted = self.listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    let serving = serve(stream, peer, self.tls.clone(), self.limits, self.stop.clone(), answer.clone());
+                    self.connections.spawn(serving);
+                }
+                Err(error) => pause_after(&error).await,
+            }
+        }
+    }
+}
+
+/// An accept that failed because the process is out of descriptors would fail again at once.
+async fn pause_after(error: &io::Error) {
+    if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+        tracing::error!(%error, "failed to accept a connection; raise the limit of open files if this repeats");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: Option<Arc<ServerConfig>>,
+    limits: Limits,
+    stop: CancellationToken,
+    answer: impl Answer,
+) {
+    // Small answers leave at once; a failure costs speed only.
+    let _ = stream.set_nodelay(true);
+    let connection = Connection::new(peer, tls.is_some());
+    let stream = ClientStream::new(stream, Arc::clone(&connection), limits);
+    match tls {
+        None => serve_http(stream, connection, stop, answer).await,
+        Some(config) => match TlsAcceptor::from(config).accept(stream).await {
+            Ok(stream) => serve_http(stream, connection, stop, answer).await,
+            Err(error) => tracing::debug!(client = %peer, %error, "a TLS handshake failed"),
+        },
+    }
+}
+
+async fn serve_http(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    connection: Arc<Connection>,
+    stop: CancellationToken,
+    answer: impl Answer,
+) {
+    let peer = connection.peer();
+    let service = service_fn(|request| {
+        let serving = Serving::begin(&connection);
+        let (answer, connection) = (answer.clone(), Arc::clone(&connection));
+        async move { Ok::<_, Infallible>(answer.answer(connection, serving, request).await) }
+    });
+    let mut builder = http1::Builder::new();
+    // The stream below keeps the time limits.
+    builder.timer(TokioTimer::new()).header_read_timeout(None);
+    let http = builder.serve_connection(TokioIo::new(stream), service);
+    let mut http = std::pin::pin!(http);
+    let result = tokio::select! {
+        result = &mut http => result,
+        () = stop.cancelled() => {
+            http.as_mut().graceful_shutdown();
+            http.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(client = %peer, error = &error as &dyn std::error::Error, "a connection ended early");
+    }
+}

@@ -1,0 +1,246 @@
+//! Blobs of a mirror.
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+
+use super::{Mirror, Outcome, Want, error::Error};
+use crate::{
+    oci::{Digest, ImageName, Reference},
+    store::{
+        SMALL,
+        download::{Again, Opened, Source, SourceError},
+        growing::{Failure, Growing, Phase},
+    },
+    upstream::{self, Patience},
+};
+
+/// A blob, or what is known of it.
+pub struct BlobAnswer {
+    /// Its size in bytes, if known yet.
+    pub size: Option<u64>,
+    /// The bytes.
+    pub content: BlobContent,
+    /// Where the answer came from.
+    pub outcome: Outcome,
+}
+
+/// The bytes of a blob.
+pub enum BlobContent {
+    /// Not asked for.
+    None,
+    /// All of them.
+    Memory(Bytes),
+    /// A file that may still be growing.
+    File {
+        /// The file.
+        growing: Arc<Growing>,
+        /// Where the rest comes from if the volume gets full.
+        source: Arc<dyn Source>,
+    },
+}
+
+/// How a request asks for a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlobRequest {
+    /// Content, or what is known of it.
+    pub want: Want,
+    /// Whether a runtime that has a next host to ask comes back for the rest of a broken transfer.
+    pub may_go_elsewhere: bool,
+}
+
+impl Mirror {
+    /// A blob of an image. It is served only if this mirror's own upstream, with its own credentials, has said that it
+    /// has it: that another repository stored it does not count.
+    pub async fn blob(self: &Arc<Self>, image: &ImageName, digest: &Digest, request: BlobRequest) -> Result<BlobAnswer, Error> {
+        self.check_online()?;
+        self.check_denied(image, &Reference::Digest(digest.clone()), true).await?;
+        if request.may_go_elsewhere {
+            self.check_broken(digest).await?;
+        }
+        let link = self.tree.link(digest).await?;
+        match (&link, request.want) {
+            (Some(_), Want::Head) => self.known_blob(image, digest).await,
+            (None, Want::Head) => self.head_blob(image, digest).await,
+            (linked, Want::Content) => self.blob_content(image, digest, linked.as_ref().map(|link| link.record.size)).await,
+        }
+    }
+
+    async fn check_broken(&self, digest: &Digest) -> Result<(), Error> {
+        let wait = self.broken_blob();
+        match self.store.broke_off(digest) {
+            Some(ago) if ago < wait => Err(Error::BrokeOff { digest: digest.clone(), ago, wait: wait - ago }),
+            _ => Ok(()),
+        }
+    }
+
+    async fn known_blob(self: &Arc<Self>, image: &ImageName, digest: &Digest) -> Result<BlobAnswer, Error> {
+        if let Some(bytes) = self.store.small(digest) {
+            return Ok(BlobAnswer { size: Some(bytes.len() as u64), content: BlobContent::None, outcome: Outcome::Hit });
+        }
+        let expected = self.tree.link(digest).await?.and_then(|link| link.record.size);
+        if let Some(growing) = self.store.stored(digest, expected).await? {
+            let size = match growing.phase() {
+                Phase::Running { total, .. } => total,
+                Phase::Whole { total } => Some(total),
+                Phase::Opening | Phase::Failed(_) => None,
+            };
+            if size.is_some() {
+                return Ok(BlobAnswer { size, content: BlobContent::None, outcome: Outcome::Hit });
+            }
+        }
+        self.head_blob(image, digest).await
+    }
+
+    async fn head_blob(self: &Arc<Self>, image: &ImageName, digest: &Digest) -> Result<BlobAnswer, Error> {
+        let size = self.ask_for_blob(image, digest).await?;
+        Ok(BlobAnswer { size, content: BlobContent::None, outcome: Outcome::Miss })
+    }
+
+    /// Asks the upstream whether it has a blob; its yes is remembered as a link.
+    async fn ask_for_blob(self: &Arc<Self>, image: &ImageName, digest: &Digest) -> Result<Option<u64>, Error> {
+        self.check_absent(image, digest.as_str())?;
+        let (mirror, image_, digest_) = (Arc::clone(self), image.clone(), digest.clone());
+        let question = || async move {
+            let asked = mirror.upstream.head_blob(&image_, &digest_, Patience::Long).await;
+            let size = asked.map_err(|error| mirror.refused(&image_, digest_.as_str(), error))?;
+            mirror.forget_denial(&image_);
+            mirror.tree.add_link(&digest_, size).await?;
+            Ok(size)
+        };
+        self.blobs_asked.join((image.clone(), digest.clone()), question).await
+    }
+
+    async fn blob_content(
+        self: &Arc<Self>,
+        image: &ImageName,
+        digest: &Digest,
+        linked: Option<Option<u64>>,
+    ) -> Result<BlobAnswer, Error> {
+        let mut expected = linked.flatten();
+        if linked.is_none() {
+            self.check_absent(image, digest.as_str())?;
+            let stored = self.store.small(digest).is_some() || self.store.stored(digest, None).await?.is_some();
+            if stored {
+                expected = self.ask_for_blob(image, digest).await?;
+            }
+        }
+        if (linked.is_some() || self.tree.link(digest).await?.is_some())
+            && let Some(bytes) = self.store.small(digest)
+        {
+            let size = Some(bytes.len() as u64);
+            return Ok(BlobAnswer { size, content: BlobContent::Memory(bytes), outcome: Outcome::Hit });
+        }
+        match self.open_blob(image, digest, expected).await {
+            // The stored copy was damaged and is gone; now it is fetched again.
+            Err(Failure::Damaged(_)) => self.open_blob(image, digest, expected).await,
+            other => other,
+        }
+        .map_err(|failure| self.blob_failed(image, digest, failure))
+        .and_then(|opened| opened.map_err(Error::from))?
+        .allowed(self, image)
+        .await
+    }
+
+    async fn open_blob(
+        self: &Arc<Self>,
+        image: &ImageName,
+        digest: &Digest,
+        expected: Option<u64>,
+    ) -> Result<std::io::Result<OpenedBlob>, Failure> {
+        let source: Arc<dyn Source> =
+            Arc::new(BlobSource { mirror: Arc::clone(self), image: image.clone(), digest: digest.clone() });
+        let joined = self.store.running(digest).is_some();
+        let growing = match self.store.blob(digest, expected, Arc::clone(&source)).await {
+            Ok(growing) => growing,
+            Err(error) => return Ok(Err(error)),
+        };
+        let stored = matches!(growing.phase(), Phase::Whole { .. });
+        let size = growing.opened().await?;
+        let outcome = match (stored, joined) {
+            (true, _) => Outcome::Hit,
+            (false, true) => Outcome::Joined,
+            (false, false) => Outcome::Miss,
+        };
+        Ok(Ok(OpenedBlob { growing, source, size, outcome }))
+    }
+
+    fn blob_failed(&self, image: &ImageName, digest: &Digest, failure: Failure) -> Error {
+        if let Failure::Source(cause) = &failure
+            && let Some(error) = cause.downcast_ref::<upstream::Error>()
+        {
+            return self.refused(image, digest.as_str(), error.clone());
+        }
+        Error::of_blob(failure, || self.naming(image, digest.as_str()))
+    }
+}
+
+struct OpenedBlob {
+    growing: Arc<Growing>,
+    source: Arc<dyn Source>,
+    size: Option<u64>,
+    outcome: Outcome,
+}
+
+impl OpenedBlob {
+    /// The answer, if this mirror's own upstream has said that it has the blob. A fill that another mirror began has
+    /// asked another upstream, or with other credentials.
+    async fn allowed(self, mirror: &Arc<Mirror>, image: &ImageName) -> Result<BlobAnswer, Error> {
+        let digest = self.growing.digest().clone();
+        if mirror.tree.link(&digest).await?.is_none() {
+            mirror.ask_for_blob(image, &digest).await?;
+        }
+        if let Phase::Whole { total } = self.growing.phase()
+            && total <= SMALL
+        {
+            let bytes = self.growing.read(0, total).await?;
+            mirror.store.keep_small(&digest, bytes.clone());
+            return Ok(BlobAnswer { size: Some(total), content: BlobContent::Memory(bytes), outcome: self.outcome });
+        }
+        let content = BlobContent::File { growing: self.growing, source: self.source };
+        Ok(BlobAnswer { size: self.size, content, outcome: self.outcome })
+    }
+}
+
+/// A blob at the upstream.
+struct BlobSource {
+    mirror: Arc<Mirror>,
+    image: ImageName,
+    digest: Digest,
+}
+
+impl BlobSource {
+    async fn ask(&self, offset: u64) -> Result<Opened, SourceError> {
+        let asked = self.mirror.upstream.get_blob(&self.image, &self.digest, offset, Patience::Long).await;
+        let body = asked.map_err(source_error)?;
+        self.mirror.forget_denial(&self.image);
+        self.mirror.forget_absence(&self.image, self.digest.as_str());
+        // The upstream has it, and gives it to these credentials. Without the record it would be asked again.
+        if let Err(error) = self.mirror.tree.add_link(&self.digest, body.total).await {
+            tracing::warn!(digest = %self.digest, %error, "failed to record that a repository may hand out a blob");
+        }
+        Ok(Opened { start: body.start, total: body.total, body: body.body.map(|chunk| chunk.map_err(source_error)).boxed() })
+    }
+}
+
+impl Source for BlobSource {
+    fn open(&self, offset: u64) -> Pin<Box<dyn Future<Output = Result<Opened, SourceError>> + Send + '_>> {
+        Box::pin(self.ask(offset))
+    }
+
+    fn resumes(&self) -> u32 {
+        self.mirror.settings.upstream.limits.resumes
+    }
+}
+
+fn source_error(error: upstream::Error) -> SourceError {
+    let again = if error.restart() {
+        Again::FromStart
+    } else if error.may_retry() {
+        Again::Resume
+    } else {
+        Again::Never
+    };
+    SourceError { cause: Arc::new(error), again }
+}

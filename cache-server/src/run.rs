@@ -1,0 +1,146 @@
+//! The life of the process: start, reload, drain.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    api,
+    metrics::Metrics,
+    ports::Ports,
+    server::Server,
+    settings::{Loaded, Settings, Sources},
+    store::Store,
+};
+
+/// How often files are looked at for changes. Kubernetes renews mounted files at its own pace; this adds at most so much.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// How the process was started.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where settings come from.
+    pub sources: Sources,
+    /// The folder of the store.
+    pub data: PathBuf,
+    /// The main port.
+    pub listen: SocketAddr,
+    /// A port of its own for metrics and health.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// A server that has started.
+pub struct Running {
+    server: Arc<Server>,
+    ports: Ports,
+    drain: CancellationToken,
+    sources: Sources,
+    loaded: Loaded,
+}
+
+impl Running {
+    /// Starts with settings that were loaded. Asks no upstream and looks at no content.
+    pub async fn start(options: Options, loaded: Loaded) -> anyhow::Result<Self> {
+        let metrics = Arc::new(Metrics::new());
+        let store = Store::open(options.data, Arc::new(metrics.store_observer())).context("failed to open the store")?;
+        let server = Server::new(loaded.settings.clone(), store, metrics)?;
+        let drain = CancellationToken::new();
+        let mut ports = Ports::new(Arc::clone(&server), options.listen, drain.clone());
+        if let Some(error) = ports.follow(&loaded.settings).await.into_iter().next() {
+            return Err(error.into());
+        }
+        if let Some(address) = options.metrics {
+            serve_metrics(Arc::clone(&server), address).await?;
+        }
+        tokio::spawn(Arc::clone(&server.store).keep_within_limits());
+        Ok(Self { server, ports, drain, sources: options.sources, loaded })
+    }
+
+    /// Where the main port listens.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.ports.main_address()
+    }
+
+    /// The server.
+    #[must_use]
+    pub const fn server(&self) -> &Arc<Server> {
+        &self.server
+    }
+
+    /// Serves until `stop`, reloading when a file changes or `reload` says so; then lets running transfers end, for as
+    /// long as the settings allow.
+    pub async fn until(mut self, stop: impl Future<Output = ()>, mut reload: impl FnMut() -> Reload) {
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            tokio::select! {
+                () = &mut stop => break,
+                () = tokio::time::sleep(LOOK_EVERY) => self.reload_if_changed().await,
+                () = reload() => self.reload_if_changed().await,
+            }
+        }
+        self.drain().await;
+    }
+
+    /// Loads the files anew if one changed. Mistakes are logged and the old settings stay in force.
+    pub async fn reload_if_changed(&mut self) {
+        let sources = self.sources.clone();
+        let Ok(fingerprint) = tokio::task::spawn_blocking(move || sources.fingerprint()).await else { return };
+        if fingerprint == self.loaded.fingerprint {
+            return;
+        }
+        let sources = self.sources.clone();
+        let Ok(loaded) = tokio::task::spawn_blocking(move || Settings::load(&sources)).await else { return };
+        let ok = match loaded {
+            Ok(loaded) => {
+                let taken = self.take(&loaded).await;
+                self.loaded = loaded;
+                taken
+            }
+            Err(mistakes) => {
+                for mistake in mistakes.as_slice() {
+                    tracing::error!(%mistake, "the changed configuration is not loaded; the last good one stays in force");
+                }
+                self.loaded.fingerprint = fingerprint;
+                false
+            }
+        };
+        self.server.metrics.reloaded(ok);
+    }
+
+    async fn take(&mut self, loaded: &Loaded) -> bool {
+        if let Err(error) = self.server.apply(loaded.settings.clone()) {
+            tracing::error!(error = &error as &dyn std::error::Error, "the changed configuration is not loaded; the last good one stays in force");
+            return false;
+        }
+        let failed = self.ports.follow(&loaded.settings).await;
+        for error in &failed {
+            tracing::error!(error = error as &dyn std::error::Error, "a port does not listen as configured");
+        }
+        tracing::info!(mirrors = loaded.settings.mirrors.len(), "the configuration changed and is loaded");
+        failed.is_empty()
+    }
+
+    async fn drain(self) {
+        let grace = self.server.current().settings.server.limits.drain.get();
+        self.server.begin_draining();
+        self.drain.cancel();
+        let connections = self.server.connections.clone();
+        tracing::info!(connections = connections.len(), grace_seconds = grace.as_secs(), "ending: no new connections; running transfers may go on");
+        connections.close();
+        if tokio::time::timeout(grace, connections.wait()).await.is_err() {
+            tracing::warn!(connections = connections.len(), "transfers were still running at the end of the grace and are cut; raise limits.drain if they should not be");
+        }
+    }
+}
+
+/// A wait for the next wish to reload.
+pub type Reload = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+async fn serve_metrics(server: Arc<Server>, address: SocketAddr) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(address).await.with_context(|| format!("failed to listen on {address} (--metrics)"))?;
+    tokio::spawn(async move { axum::serve(listener, api::pages::router(server)).await });
+    Ok(())
+}

@@ -1,0 +1,379 @@
+//! One fill per digest: it owns the download and writes one partial file; readers follow. May import `oci`.
+
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use dashmap::Entry;
+use futures_util::{StreamExt, stream::BoxStream};
+use tokio::task::JoinHandle;
+
+use super::{
+    Store,
+    blobs::Stamp,
+    blocking,
+    download::{Again, Download, Source, SourceError},
+    growing::{Failure, Growing, Phase, Rest},
+    usage::Reservation,
+};
+use crate::oci::{Digest, Hasher};
+
+/// Bytes that wait for the disk at most, per fill.
+const BACKLOG: usize = 1024 * 1024;
+
+/// Bytes read at once when a partial file is hashed again.
+const REHASH: usize = 1024 * 1024;
+
+impl Store {
+    /// The blob from the store, or from the fill that runs for it, or from a new fill of `source`.
+    /// The fill goes on when all its readers leave.
+    pub async fn blob(
+        self: &Arc<Self>,
+        digest: &Digest,
+        expected: Option<u64>,
+        source: Arc<dyn Source>,
+    ) -> io::Result<Arc<Growing>> {
+        loop {
+            if let Some(growing) = self.stored(digest, expected).await? {
+                return Ok(growing);
+            }
+            if let Some(growing) = self.begin_fill(digest, &source)? {
+                return Ok(growing);
+            }
+        }
+    }
+
+    /// How long ago a transfer of the blob broke off for good in mid-stream, when it did and was not made good since.
+    #[must_use]
+    pub fn broke_off(&self, digest: &Digest) -> Option<Duration> {
+        self.blobs.broken.get(digest).map(|when| when.elapsed())
+    }
+
+    /// Nothing when the blob has come into the store meanwhile.
+    fn begin_fill(self: &Arc<Self>, digest: &Digest, source: &Arc<dyn Source>) -> io::Result<Option<Arc<Growing>>> {
+        // The partial file is opened under the digest's lock: a fill that just ended renames it under the same lock,
+        // so two never write to one file.
+        match self.blobs.growing.entry(digest.clone()) {
+            Entry::Occupied(running) => Ok(Some(Arc::clone(running.get()))),
+            Entry::Vacant(place) => {
+                if self.layout.blob(digest).exists() {
+                    return Ok(None);
+                }
+                let file = self.open_partial(digest)?;
+                let growing = Arc::new(Growing::new(digest.clone(), file, Phase::Opening));
+                place.insert(Arc::clone(&growing));
+                let fill = Fill { store: Arc::clone(self), growing: Arc::clone(&growing), source: Arc::clone(source) };
+                tokio::spawn(fill.run());
+                Ok(Some(growing))
+            }
+        }
+    }
+
+    fn open_partial(&self, digest: &Digest) -> io::Result<File> {
+        File::options().read(true).write(true).create(true).truncate(false).open(self.layout.partial(digest))
+    }
+}
+
+struct Fill {
+    store: Arc<Store>,
+    growing: Arc<Growing>,
+    source: Arc<dyn Source>,
+}
+
+impl Fill {
+    async fn run(self) {
+        self.store.observer.running_fills(1);
+        let digest = self.growing.digest().clone();
+        match self.to_end().await {
+            Ok((total, reservation)) => {
+                // Readers go on at once; making it durable is not their concern.
+                self.growing.publish(Phase::Whole { total });
+                let (store, growing) = (Arc::clone(&self.store), Arc::clone(&self.growing));
+                blocking(move || store.commit(&growing, total, reservation)).await;
+            }
+            Err(failure) => {
+                tracing::warn!(%digest, error = &failure as &dyn std::error::Error, "a fill failed for good");
+                if matches!(failure, Failure::Source(_)) && matches!(self.growing.phase(), Phase::Running { .. }) {
+                    self.store.blobs.broken.insert(digest, Instant::now());
+                }
+                let remove = !matches!(failure, Failure::Source(_));
+                let (store, partial) = (Arc::clone(&self.store), self.growing.digest().clone());
+                blocking(move || store.leave_partial(&partial, remove)).await;
+                self.growing.publish(Phase::Failed(failure));
+            }
+        }
+        self.store.observer.running_fills(-1);
+    }
+
+    /// Downloads, writes and hashes until the end; the size, when all is right.
+    async fn to_end(&self) -> Result<(u64, Reservation), Failure> {
+        let written = self.rehash().await?;
+        let (download, written) = self.begin(written).await?;
+        let total = download.total();
+        let mut reservation = self.store.usage.reserve(total.unwrap_or_default());
+        self.store.make_room(total.unwrap_or_default()).await;
+        self.preallocate(total, &written).await?;
+        self.growing.publish(Phase::Running { total, available: written.offset });
+        let written = self.copy(download.into_stream(), total, written).await?;
+        reservation.set(written.offset);
+        let actual = written.hasher.finish();
+        if actual != *self.growing.digest() {
+            return Err(Failure::Mismatch { expected: self.growing.digest().clone(), actual });
+        }
+        Ok((written.offset, reservation))
+    }
+
+    /// Hashes what an earlier process or an earlier, broken fill left.
+    async fn rehash(&self) -> Result<Written, Failure> {
+        let growing = Arc::clone(&self.growing);
+        let written = blocking(move || {
+            let mut written = Written { offset: 0, hasher: Hasher::new(growing.digest().algorithm()) };
+            if growing.file().metadata()?.len() == 0 {
+                return Ok(written);
+            }
+            let mut buffer = vec![0_u8; REHASH];
+            loop {
+                match growing.file().read_at(&mut buffer, written.offset)? {
+                    0 => return Ok(written),
+                    read => {
+                        written.hasher.update(&buffer[..read]);
+                        written.offset += read as u64;
+                    }
+                }
+            }
+        })
+        .await
+        .map_err(|source| failed_to("read the partial file in", source))?;
+        self.store.usage.removed(written.offset);
+        Ok(written)
+    }
+
+    async fn begin(&self, written: Written) -> Result<(Download, Written), Failure> {
+        let observer = Arc::clone(&self.store.observer);
+        let on_resume = move || observer.resumed();
+        let begun = Download::begin(Arc::clone(&self.source), written.offset, Box::new(on_resume.clone())).await;
+        match begun {
+            Ok(download) if download.total().is_none_or(|total| written.offset <= total) => {
+                if written.offset > 0 {
+                    on_resume();
+                }
+                Ok((download, written))
+            }
+            Err(error) if written.offset == 0 || error.again != Again::FromStart => {
+                self.store.usage.added(written.offset);
+                Err(Failure::Source(error.cause))
+            }
+            // What is in the file cannot be the beginning of what the upstream has.
+            _ => {
+                self.growing.file().set_len(0).map_err(|source| failed_to("empty the partial file in", source))?;
+                let written = Written { offset: 0, hasher: Hasher::new(self.growing.digest().algorithm()) };
+                let begun = Download::begin(Arc::clone(&self.source), 0, Box::new(on_resume)).await;
+                begun.map(|download| (download, written)).map_err(|error| Failure::Source(error.cause))
+            }
+        }
+    }
+
+    /// Takes the space now, so that a full volume shows before the first byte is handed out.
+    async fn preallocate(&self, total: Option<u64>, written: &Written) -> Result<(), Failure> {
+        let Some(total) = total.filter(|total| *total > written.offset) else { return Ok(()) };
+        for attempt in 0..2 {
+            let growing = Arc::clone(&self.growing);
+            // The size is kept, so that after a crash the file's length says how many bytes are there.
+            let flags = rustix::fs::FallocateFlags::KEEP_SIZE;
+            match blocking(move || rustix::fs::fallocate(growing.file(), flags, 0, total)).await {
+                Err(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => {
+                    if attempt == 0 && self.store.make_free(total).await {
+                        continue;
+                    }
+                    return Err(self.no_space(written, Some(total)));
+                }
+                // A file system that cannot preallocate says so when it is written to.
+                _ => return Ok(()),
+            }
+        }
+        Err(self.no_space(written, Some(total)))
+    }
+
+    fn no_space(&self, written: &Written, total: Option<u64>) -> Failure {
+        tracing::error!(digest = %self.growing.digest(), "the volume is full: the blob is handed on without being stored; enlarge the volume or lower maxSize");
+        self.store.observer.served_through();
+        Failure::NoSpace(Rest { offset: written.offset, total, hasher: written.hasher.clone() })
+    }
+
+    /// Copies to the file, one write at a time, while the next bytes arrive.
+    async fn copy(
+        &self,
+        mut chunks: BoxStream<'static, Result<Bytes, SourceError>>,
+        total: Option<u64>,
+        written: Written,
+    ) -> Result<Written, Failure> {
+        let mut idle = Some(written);
+        let mut writing: Option<JoinHandle<Result<Written, (Written, io::Error)>>> = None;
+        let mut waiting: Vec<Bytes> = Vec::new();
+        let mut waiting_bytes = 0;
+        let mut ended: Option<Result<(), SourceError>> = None;
+        loop {
+            if !waiting.is_empty()
+                && let Some(written) = idle.take()
+            {
+                let (growing, chunks) = (Arc::clone(&self.growing), std::mem::take(&mut waiting));
+                waiting_bytes = 0;
+                writing = Some(tokio::task::spawn_blocking(move || written.append(&growing, &chunks)));
+            }
+            match (&mut writing, &ended) {
+                (None, Some(_)) => break,
+                (None, None) => match chunks.next().await {
+                    Some(Ok(chunk)) => push(&mut waiting, &mut waiting_bytes, chunk),
+                    Some(Err(error)) => ended = Some(Err(error)),
+                    None => ended = Some(Ok(())),
+                },
+                (Some(write), _) => {
+                    tokio::select! {
+                        result = write => {
+                            writing = None;
+                            idle = Some(self.written(result, total)?);
+                        }
+                        chunk = chunks.next(), if ended.is_none() && waiting_bytes < BACKLOG => match chunk {
+                            Some(Ok(chunk)) => push(&mut waiting, &mut waiting_bytes, chunk),
+                            Some(Err(error)) => ended = Some(Err(error)),
+                            None => ended = Some(Ok(())),
+                        },
+                    }
+                }
+            }
+        }
+        let written = idle.ok_or_else(|| failed_to("write to", io::ErrorKind::Other.into()))?;
+        match ended {
+            Some(Err(error)) => {
+                self.store.usage.added(written.offset);
+                Err(Failure::Source(error.cause))
+            }
+            _ => Ok(written),
+        }
+    }
+
+    fn written(
+        &self,
+        result: Result<Result<Written, (Written, io::Error)>, tokio::task::JoinError>,
+        total: Option<u64>,
+    ) -> Result<Written, Failure> {
+        match result {
+            Ok(Ok(written)) => {
+                self.growing.publish(Phase::Running { total, available: written.offset });
+                Ok(written)
+            }
+            Ok(Err((written, error))) if is_full(&error) => Err(self.no_space(&written, total)),
+            Ok(Err((_, error))) => Err(failed_to("write to", error)),
+            Err(error) => Err(failed_to("write to", io::Error::other(error))),
+        }
+    }
+}
+
+fn push(waiting: &mut Vec<Bytes>, waiting_bytes: &mut usize, chunk: Bytes) {
+    *waiting_bytes += chunk.len();
+    waiting.push(chunk);
+}
+
+/// What the file holds.
+struct Written {
+    offset: u64,
+    hasher: Hasher,
+}
+
+impl Written {
+    /// Appends to the file in one write, and hashes. On failure the state is that before.
+    fn append(mut self, growing: &Growing, chunks: &[Bytes]) -> Result<Self, (Self, io::Error)> {
+        let mut hasher = self.hasher.clone();
+        let mut offset = self.offset;
+        let result = match chunks {
+            [only] => growing.file().write_all_at(only, offset).map(|()| {
+                hasher.update(only);
+                offset += only.len() as u64;
+            }),
+            several => {
+                let joined = several.concat();
+                growing.file().write_all_at(&joined, offset).map(|()| {
+                    hasher.update(&joined);
+                    offset += joined.len() as u64;
+                })
+            }
+        };
+        match result {
+            Ok(()) => {
+                self.hasher = hasher;
+                self.offset = offset;
+                Ok(self)
+            }
+            Err(error) => Err((self, error)),
+        }
+    }
+}
+
+fn failed_to(action: &'static str, source: io::Error) -> Failure {
+    Failure::Io { action, source: Arc::new(source) }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+impl Store {
+    /// Makes a whole fill a stored blob: on the disk first, then under its name. A blob that is larger than the store
+    /// may become is not kept.
+    fn commit(&self, growing: &Arc<Growing>, total: u64, reservation: Reservation) {
+        let digest = growing.digest();
+        let kept = total <= self.usage.limit() && self.rename_into_place(growing, total);
+        if kept {
+            reservation.kept();
+        } else {
+            let _ = super::files::remove_if_there(&self.layout.partial(digest));
+        }
+        self.blobs.growing.remove(digest);
+        self.wake_sweep_if_full();
+    }
+
+    fn rename_into_place(&self, growing: &Arc<Growing>, total: u64) -> bool {
+        let digest = growing.digest();
+        let blob = self.layout.blob(digest);
+        let folder = blob.parent().map(std::path::Path::to_path_buf).unwrap_or_default();
+        let renamed = rustix::fs::fdatasync(growing.file())
+            .map_err(io::Error::from)
+            .and_then(|()| std::fs::create_dir_all(&folder))
+            .and_then(|()| std::fs::rename(self.layout.partial(digest), &blob))
+            .and_then(|()| File::open(&folder)?.sync_all())
+            .and_then(|()| growing.file().metadata());
+        match renamed {
+            Ok(metadata) if metadata.len() == total => {
+                self.remember_verified(growing, Stamp::of(&metadata));
+                self.blobs.broken.remove(digest);
+                true
+            }
+            Ok(metadata) => {
+                tracing::error!(%digest, size_bytes = metadata.len(), expected_bytes = total, "a blob's file changed its size while it was stored; it is not kept");
+                let _ = super::files::remove_if_there(&blob);
+                false
+            }
+            Err(error) => {
+                tracing::error!(%digest, %error, "a blob could not be stored; it was handed on all the same");
+                false
+            }
+        }
+    }
+
+    /// Ends a failed fill; the next request may begin another, which resumes what is left.
+    fn leave_partial(&self, digest: &Digest, remove: bool) {
+        let partial = self.layout.partial(digest);
+        let empty = partial.metadata().is_ok_and(|metadata| metadata.len() == 0);
+        if (remove || empty)
+            && let Err(error) = super::files::remove_if_there(&partial)
+        {
+            tracing::error!(path = %partial.display(), %error, "a partial file could not be removed");
+        }
+        self.blobs.growing.remove(digest);
+    }
+}

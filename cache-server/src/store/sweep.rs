@@ -1,0 +1,374 @@
+//! The sweep: finds out what is stored, asks [`super::eviction`] what must go, and removes it. May import `oci`.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs::DirEntry,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use dashmap::Entry;
+
+use super::{
+    Store, blocking,
+    eviction::{self, Item, Limits},
+    files,
+    layout::TreeLayout,
+    record::{LinkRecord, ManifestRecord, TagRecord, millis},
+    tree::Tree,
+};
+use crate::oci::{Digest, ImageName, Tag};
+
+/// A blob that nothing links is left alone for this long: its link may be on its way.
+const GRACE: Duration = Duration::from_secs(600);
+
+/// A partial file that nobody resumed for this long goes.
+const PARTIAL_KEPT: Duration = Duration::from_secs(3600);
+
+/// A damaged blob is kept this long, to be looked at.
+const DAMAGED_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// How often the sweep looks by itself.
+const SWEEP_EVERY: Duration = Duration::from_secs(600);
+
+impl Store {
+    /// Sets the most that may be stored; without a number, 80 % of the volume.
+    pub fn set_limit(&self, bytes: Option<u64>) {
+        let of_volume = || {
+            let volume = rustix::fs::statvfs(self.layout.root()).ok()?;
+            Some(volume.f_blocks.saturating_mul(volume.f_frsize) / 100 * 80)
+        };
+        self.usage.set_limit(bytes.or_else(of_volume).unwrap_or(u64::MAX));
+        self.wake_sweep_if_full();
+    }
+
+    /// Counts what is stored, then cleans whenever there is too much, for as long as the process runs.
+    pub async fn keep_within_limits(self: Arc<Self>) {
+        let store = Arc::clone(&self);
+        blocking(move || store.count()).await;
+        loop {
+            self.sweep(self.surplus_if_high()).await;
+            tokio::select! {
+                () = self.sweep_wanted.notified() => {}
+                () = tokio::time::sleep(SWEEP_EVERY) => {}
+            }
+        }
+    }
+
+    pub(super) fn wake_sweep_if_full(&self) {
+        if self.usage.is_high() {
+            self.sweep_wanted.notify_one();
+        }
+    }
+
+    /// Called when a fill of so many bytes has been announced: where they would not fit, waits until others are gone.
+    pub(super) async fn make_room(self: &Arc<Self>, bytes: u64) {
+        if bytes <= self.usage.limit() && self.usage.used() > self.usage.limit() {
+            self.sweep(self.usage.surplus()).await;
+        }
+        self.wake_sweep_if_full();
+    }
+
+    /// Called when the volume is full: frees so many bytes, if there is so much to free. Says whether anything went.
+    pub(super) async fn make_free(self: &Arc<Self>, bytes: u64) -> bool {
+        self.sweep(bytes).await > 0
+    }
+
+    fn surplus_if_high(&self) -> u64 {
+        if self.usage.is_high() { self.usage.surplus() } else { 0 }
+    }
+
+    /// One sweep at a time; the bytes that became free.
+    async fn sweep(self: &Arc<Self>, free: u64) -> u64 {
+        let _only = self.sweeping.lock().await;
+        let store = Arc::clone(self);
+        let freed = blocking(move || store.sweep_now(free)).await;
+        if freed > 0 {
+            self.observer.evicted(freed);
+            tracing::info!(freed_bytes = freed, used_bytes = self.used_bytes(), limit_bytes = self.limit_bytes(), "made room in the store");
+        }
+        freed
+    }
+
+    /// What lay there before this process began to count.
+    fn count(&self) {
+        let started = SystemTime::now();
+        let mut bytes = 0;
+        for folder in [self.layout.blobs(), self.layout.partials()] {
+            walk(&folder, &mut |entry| {
+                if let Ok(metadata) = entry.metadata()
+                    && metadata.modified().is_ok_and(|modified| modified < started)
+                {
+                    bytes += metadata.len();
+                }
+            });
+        }
+        self.usage.added(bytes);
+        tracing::info!(stored_bytes = bytes, "counted the store");
+    }
+
+    fn sweep_now(&self, free: u64) -> u64 {
+        let now = SystemTime::now();
+        self.empty_trash(now);
+        let mut freed = self.remove_old_partials(now);
+        let inventory = Inventory::take(self, now);
+        freed += self.remove_orphans(&inventory, now);
+        let items: Vec<Item> = inventory.places.iter().map(|place| place.item.clone()).collect();
+        let going = eviction::plan(&items, &inventory.limits, free.saturating_sub(freed));
+        let mut links: HashMap<&Digest, usize> = HashMap::new();
+        for item in &items {
+            *links.entry(&item.digest).or_default() += 1;
+        }
+        for index in going {
+            let place = &inventory.places[index];
+            if !inventory.remove(place) {
+                continue;
+            }
+            if let Some(count) = links.get_mut(&place.item.digest) {
+                *count -= 1;
+                if *count == 0 {
+                    freed += self.remove_blob(&place.item.digest);
+                }
+            }
+        }
+        freed
+    }
+
+    fn empty_trash(&self, now: SystemTime) {
+        for entry in entries(&self.layout.trash()) {
+            let damaged = entry.file_name().to_string_lossy().starts_with("damaged-");
+            if damaged && !older_than(&entry, now, DAMAGED_KEPT) {
+                continue;
+            }
+            let path = entry.path();
+            let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { files::remove_if_there(&path) };
+            if let Err(error) = removed {
+                tracing::warn!(path = %path.display(), %error, "failed to remove from the trash");
+            }
+        }
+    }
+
+    fn remove_old_partials(&self, now: SystemTime) -> u64 {
+        let mut freed = 0;
+        for entry in entries(&self.layout.partials()) {
+            let Some(digest) = partial_digest(&entry) else { continue };
+            if !older_than(&entry, now, PARTIAL_KEPT) {
+                continue;
+            }
+            if let Entry::Vacant(_locked) = self.blobs.growing.entry(digest) {
+                let size = entry.metadata().map_or(0, |metadata| metadata.len());
+                if files::remove_if_there(&entry.path()).is_ok() {
+                    self.usage.removed(size);
+                    freed += size;
+                }
+            }
+        }
+        freed
+    }
+
+    fn remove_orphans(&self, inventory: &Inventory, now: SystemTime) -> u64 {
+        let linked: HashSet<&Digest> = inventory.places.iter().map(|place| &place.item.digest).collect();
+        let mut orphans = Vec::new();
+        walk_digests(&self.layout.blobs(), &mut |digest, entry| {
+            if !linked.contains(&digest) && older_than(entry, now, GRACE) {
+                orphans.push(digest);
+            }
+        });
+        orphans.iter().map(|digest| self.remove_blob(digest)).sum()
+    }
+
+    /// Renames a blob into the trash under its digest's lock, so that a fill that begins meanwhile cannot lose its
+    /// file, then removes it. The bytes that became free.
+    fn remove_blob(&self, digest: &Digest) -> u64 {
+        let path = self.layout.blob(digest);
+        let aside = self.layout.trash().join(format!("{}-{}", digest.algorithm(), digest.hex()));
+        let size = match self.blobs.growing.entry(digest.clone()) {
+            Entry::Occupied(_) => return 0,
+            Entry::Vacant(_locked) => {
+                self.forget_blob(digest);
+                let size = path.metadata().map_or(0, |metadata| metadata.len());
+                if std::fs::rename(&path, &aside).is_err() {
+                    return 0;
+                }
+                size
+            }
+        };
+        self.usage.removed(size);
+        if let Err(error) = files::remove_if_there(&aside) {
+            tracing::warn!(path = %aside.display(), %error, "failed to remove from the trash");
+        }
+        size
+    }
+}
+
+/// Everything that repositories keep.
+struct Inventory {
+    places: Vec<Place>,
+    limits: Vec<Limits>,
+    trees: Vec<(TreeLayout, Option<Arc<Tree>>)>,
+}
+
+/// Where an item is recorded.
+struct Place {
+    item: Item,
+    image: Option<ImageName>,
+    path: PathBuf,
+}
+
+impl Inventory {
+    fn take(store: &Store, now: SystemTime) -> Self {
+        let mut inventory = Self { places: Vec::new(), limits: Vec::new(), trees: Vec::new() };
+        for entry in entries(&store.layout.repositories()) {
+            let tree = store.trees.at(&entry.path());
+            let retention = tree.as_ref().map(|tree| tree.retention()).unwrap_or_default();
+            inventory.limits.push(Limits {
+                max_size: retention.max_size,
+                used_since: retention.unused_for.and_then(|age| now.checked_sub(age)).map(millis),
+            });
+            let layout = tree.as_ref().map_or_else(|| TreeLayout::new(entry.path()), |tree| tree.layout().clone());
+            inventory.trees.push((layout, tree));
+            inventory.add_links(store, inventory.trees.len() - 1);
+            inventory.add_images(&entry.path(), inventory.trees.len() - 1);
+        }
+        inventory
+    }
+
+    fn add_links(&mut self, store: &Store, repository: usize) {
+        let folder = self.trees[repository].0.links();
+        walk_digests(&folder, &mut |digest, entry| {
+            let path = entry.path();
+            let Ok(Some((record, used))) = files::read_record::<LinkRecord>(&path) else { return };
+            let size = record.size.or_else(|| Some(store.layout.blob(&digest).metadata().ok()?.len()));
+            let item = Item {
+                repository,
+                manifest: false,
+                digest,
+                size: size.unwrap_or_default(),
+                used: millis(used),
+                references: Vec::new(),
+            };
+            self.places.push(Place { item, image: None, path });
+        });
+    }
+
+    fn add_images(&mut self, folder: &Path, repository: usize) {
+        for entry in entries(folder) {
+            let name = entry.file_name();
+            let path = entry.path();
+            if !path.is_dir() || name.to_string_lossy().starts_with('_') {
+                continue;
+            }
+            self.add_manifests(&path, repository);
+            self.add_images(&path, repository);
+        }
+    }
+
+    fn add_manifests(&mut self, image_folder: &Path, repository: usize) {
+        let root = self.trees[repository].0.root().to_owned();
+        let name = image_folder.strip_prefix(&root).ok().and_then(Path::to_str);
+        let Some(image) = name.and_then(|name| name.parse::<ImageName>().ok()) else { return };
+        for algorithm in entries(&image_folder.join("_links")) {
+            for entry in entries(&algorithm.path()) {
+                let Some(digest) = digest_of(&algorithm, &entry) else { continue };
+                let path = entry.path();
+                let Ok(Some((record, used))) = files::read_record::<ManifestRecord>(&path) else { continue };
+                let item = Item {
+                    repository,
+                    manifest: true,
+                    digest,
+                    size: record.size,
+                    used: millis(used),
+                    references: record.references,
+                };
+                self.places.push(Place { item, image: Some(image.clone()), path });
+            }
+        }
+    }
+
+    /// Removes an item unless it was used since the inventory was taken; says whether it went.
+    fn remove(&self, place: &Place) -> bool {
+        let used = place.path.metadata().and_then(|metadata| metadata.modified());
+        if used.is_ok_and(|used| millis(used) > place.item.used) {
+            return false;
+        }
+        let (layout, tree) = &self.trees[place.item.repository];
+        match &place.image {
+            Some(image) => {
+                remove_tags_of(layout, tree.as_deref(), image, &place.item.digest);
+                if let Some(tree) = tree {
+                    tree.forget_manifest(image, &place.item.digest);
+                }
+            }
+            None => {
+                if let Some(tree) = tree {
+                    tree.forget_link(&place.item.digest);
+                }
+            }
+        }
+        files::remove_if_there(&place.path).is_ok()
+    }
+}
+
+fn remove_tags_of(layout: &TreeLayout, tree: Option<&Tree>, image: &ImageName, digest: &Digest) {
+    for entry in entries(&layout.tags(image)) {
+        let Some(tag) = entry.file_name().to_str().and_then(|name| name.parse::<Tag>().ok()) else { continue };
+        let Ok(Some((record, _))) = files::read_record::<TagRecord>(&entry.path()) else { continue };
+        if record.target.digest == *digest {
+            if let Some(tree) = tree {
+                tree.forget_tag(image, &tag);
+            }
+            let _ = files::remove_if_there(&entry.path());
+        }
+    }
+}
+
+/// The entries of a folder that can be read; none when it is missing.
+fn entries(folder: &Path) -> Vec<DirEntry> {
+    match std::fs::read_dir(folder) {
+        Ok(entries) => entries.filter_map(Result::ok).collect(),
+        Err(error) => {
+            if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) {
+                tracing::warn!(path = %folder.display(), %error, "failed to read a folder of the store");
+            }
+            Vec::new()
+        }
+    }
+}
+
+fn walk(folder: &Path, visit: &mut impl FnMut(&DirEntry)) {
+    for entry in entries(folder) {
+        if entry.path().is_dir() {
+            walk(&entry.path(), visit);
+        } else {
+            visit(&entry);
+        }
+    }
+}
+
+/// Visits `<alg>/<2>/<hex>`.
+fn walk_digests(folder: &Path, visit: &mut impl FnMut(Digest, &DirEntry)) {
+    for algorithm in entries(folder) {
+        for fan in entries(&algorithm.path()) {
+            for entry in entries(&fan.path()) {
+                if let Some(digest) = digest_of(&algorithm, &entry) {
+                    visit(digest, &entry);
+                }
+            }
+        }
+    }
+}
+
+fn digest_of(algorithm: &DirEntry, entry: &DirEntry) -> Option<Digest> {
+    format!("{}:{}", algorithm.file_name().to_str()?, entry.file_name().to_str()?).parse().ok()
+}
+
+fn partial_digest(entry: &DirEntry) -> Option<Digest> {
+    entry.file_name().to_str()?.replacen('-', ":", 1).parse().ok()
+}
+
+fn older_than(entry: &DirEntry, now: SystemTime, age: Duration) -> bool {
+    let modified = entry.metadata().and_then(|metadata| metadata.modified());
+    modified.is_ok_and(|modified| now.duration_since(modified).is_ok_and(|since| since >= age))
+}

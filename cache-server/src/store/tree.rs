@@ -1,0 +1,294 @@
+//! What one repository may hand out: its links, manifests and tags. May import `oci`.
+//!
+//! Records come from bounded memory; the files are the truth.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    io,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use crds::names::RepositoryName;
+use quick_cache::sync::Cache;
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{
+    Store, blocking, files,
+    layout::TreeLayout,
+    record::{LinkRecord, ManifestRecord, TagRecord, millis},
+};
+use crate::oci::{Digest, ImageName, Tag};
+
+/// Records of each sort in memory, at most.
+const RECORDS: usize = 50_000;
+
+/// The trees in use, and their records in memory.
+pub(super) struct Trees {
+    next: AtomicU64,
+    open: Mutex<HashMap<PathBuf, Weak<Tree>>>,
+    links: Cache<(u64, Digest), Arc<Used<LinkRecord>>>,
+    manifests: Cache<(u64, ImageName, Digest), Arc<Used<ManifestRecord>>>,
+    tags: Cache<(u64, ImageName, Tag), Arc<Used<TagRecord>>>,
+}
+
+impl Default for Trees {
+    fn default() -> Self {
+        Self {
+            next: AtomicU64::new(0),
+            open: Mutex::default(),
+            links: Cache::new(RECORDS),
+            manifests: Cache::new(RECORDS),
+            tags: Cache::new(RECORDS),
+        }
+    }
+}
+
+impl Trees {
+    /// The tree of a folder, if a repository has it open.
+    pub(super) fn at(&self, path: &std::path::Path) -> Option<Arc<Tree>> {
+        self.lock().get(path).and_then(Weak::upgrade)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, Weak<Tree>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A record and when it was last used.
+#[derive(Debug)]
+pub struct Used<T> {
+    /// The record.
+    pub record: T,
+    used: AtomicU64,
+}
+
+impl<T> Used<T> {
+    fn new(record: T, used: SystemTime) -> Arc<Self> {
+        Arc::new(Self { record, used: AtomicU64::new(millis(used)) })
+    }
+
+    /// Whether this use must be recorded; says so once an hour.
+    fn is_due(&self, now: SystemTime) -> bool {
+        let used = self.used.load(Ordering::Relaxed);
+        let last = UNIX_EPOCH + Duration::from_millis(used);
+        files::touch_due(last, now)
+            && self.used.compare_exchange(used, millis(now), Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
+
+/// One repository's tree.
+pub struct Tree {
+    key: u64,
+    store: Arc<Store>,
+    layout: TreeLayout,
+    retention: Mutex<Retention>,
+}
+
+/// What a repository may keep.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Retention {
+    /// At most so many bytes.
+    pub max_size: Option<u64>,
+    /// Nothing that was not used for this long.
+    pub unused_for: Option<Duration>,
+}
+
+impl Tree {
+    pub(super) fn open(store: Arc<Store>, repository: &RepositoryName, identity: &str) -> io::Result<Arc<Self>> {
+        let layout = TreeLayout::new(store.layout.repository(repository));
+        let mut open = store.trees.lock();
+        if let Some(tree) = open.get(layout.root()).and_then(Weak::upgrade) {
+            if tree.has_identity(identity) {
+                return Ok(tree);
+            }
+        }
+        let recorded = std::fs::read(layout.identity());
+        if !matches!(&recorded, Ok(recorded) if recorded == identity.as_bytes()) {
+            discard(&store, &layout)?;
+            files::write_whole(&layout.identity(), identity.as_bytes())?;
+        }
+        let tree = Arc::new(Self {
+            key: store.trees.next.fetch_add(1, Ordering::Relaxed),
+            store: Arc::clone(&store),
+            retention: Mutex::default(),
+            layout: layout.clone(),
+        });
+        open.insert(layout.root().to_owned(), Arc::downgrade(&tree));
+        Ok(tree)
+    }
+
+    fn has_identity(&self, identity: &str) -> bool {
+        std::fs::read(self.layout.identity()).is_ok_and(|recorded| recorded == identity.as_bytes())
+    }
+
+    /// Says what this repository may keep; the next sweep applies it.
+    pub fn set_retention(&self, retention: Retention) {
+        *self.retention.lock().unwrap_or_else(PoisonError::into_inner) = retention;
+    }
+
+    pub(super) fn retention(&self) -> Retention {
+        *self.retention.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) const fn layout(&self) -> &TreeLayout {
+        &self.layout
+    }
+
+    /// Whether this repository may hand out a blob. Counts as a use.
+    pub async fn link(&self, digest: &Digest) -> io::Result<Option<Arc<Used<LinkRecord>>>> {
+        let key = (self.key, digest.clone());
+        self.record(&self.store.trees.links, key, self.layout.link(digest)).await
+    }
+
+    /// Lets this repository hand out a blob. To be called only when its own upstream, with its own credentials, has
+    /// answered that it has it.
+    pub async fn add_link(&self, digest: &Digest, size: Option<u64>) -> io::Result<()> {
+        let key = (self.key, digest.clone());
+        self.write(&self.store.trees.links, key, self.layout.link(digest), LinkRecord { size }).await
+    }
+
+    /// A manifest of an image. Counts as a use.
+    pub async fn manifest(&self, image: &ImageName, digest: &Digest) -> io::Result<Option<Arc<Used<ManifestRecord>>>> {
+        let key = (self.key, image.clone(), digest.clone());
+        self.record(&self.store.trees.manifests, key, self.layout.manifest(image, digest)).await
+    }
+
+    /// Stores a manifest of an image. The bytes must hash to `digest`.
+    pub async fn add_manifest(
+        &self,
+        image: &ImageName,
+        digest: &Digest,
+        record: ManifestRecord,
+        bytes: Bytes,
+    ) -> io::Result<()> {
+        self.store.put_small(digest, bytes).await?;
+        let key = (self.key, image.clone(), digest.clone());
+        self.write(&self.store.trees.manifests, key, self.layout.manifest(image, digest), record).await
+    }
+
+    /// A tag of an image. Counts as a use.
+    pub async fn tag(&self, image: &ImageName, tag: &Tag) -> io::Result<Option<Arc<Used<TagRecord>>>> {
+        let key = (self.key, image.clone(), tag.clone());
+        self.record(&self.store.trees.tags, key, self.layout.tag(image, tag)).await
+    }
+
+    /// Records what the upstream said of a tag.
+    pub async fn set_tag(&self, image: &ImageName, tag: &Tag, record: TagRecord) -> io::Result<()> {
+        let key = (self.key, image.clone(), tag.clone());
+        self.write(&self.store.trees.tags, key, self.layout.tag(image, tag), record).await
+    }
+
+    /// Forgets a tag that the upstream does not have any more. The manifest stays.
+    pub async fn remove_tag(&self, image: &ImageName, tag: &Tag) -> io::Result<()> {
+        self.store.trees.tags.remove(&(self.key, image.clone(), tag.clone()));
+        let path = self.layout.tag(image, tag);
+        blocking(move || files::remove_if_there(&path)).await
+    }
+
+    /// The tags of an image that are here, sorted.
+    pub async fn tags(&self, image: &ImageName) -> io::Result<Vec<Tag>> {
+        let folder = self.layout.tags(image);
+        blocking(move || {
+            let entries = match std::fs::read_dir(folder) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+                other => other?,
+            };
+            let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+            let mut tags: Vec<Tag> = names.filter_map(|name| name.parse().ok()).collect();
+            tags.sort_unstable();
+            Ok(tags)
+        })
+        .await
+    }
+
+    /// The referrers of a digest, as last heard.
+    pub async fn referrers(&self, image: &ImageName, digest: &Digest) -> io::Result<Option<Vec<u8>>> {
+        let path = self.layout.referrers(image, digest);
+        blocking(move || match std::fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            other => other.map(Some),
+        })
+        .await
+    }
+
+    /// Records the referrers of a digest.
+    pub async fn set_referrers(&self, image: &ImageName, digest: &Digest, index: Vec<u8>) -> io::Result<()> {
+        let path = self.layout.referrers(image, digest);
+        blocking(move || files::write_whole(&path, &index)).await
+    }
+
+    async fn record<K: Hash + Eq + Clone, T: DeserializeOwned + Send + 'static>(
+        &self,
+        cache: &Cache<K, Arc<Used<T>>>,
+        key: K,
+        path: PathBuf,
+    ) -> io::Result<Option<Arc<Used<T>>>> {
+        let now = SystemTime::now();
+        if let Some(record) = cache.get(&key) {
+            if record.is_due(now) {
+                blocking(move || files::touch(&path, now)).await;
+            }
+            return Ok(Some(record));
+        }
+        let read = blocking(move || {
+            let read = files::read_record(&path)?;
+            if let Some((_, used)) = &read
+                && files::touch_due(*used, now)
+            {
+                files::touch(&path, now);
+            }
+            io::Result::Ok(read)
+        })
+        .await?;
+        Ok(read.map(|(record, _)| {
+            let record = Used::new(record, now);
+            cache.insert(key, Arc::clone(&record));
+            record
+        }))
+    }
+
+    async fn write<K: Hash + Eq, T: Serialize + Clone + Send + 'static>(
+        &self,
+        cache: &Cache<K, Arc<Used<T>>>,
+        key: K,
+        path: PathBuf,
+        record: T,
+    ) -> io::Result<()> {
+        cache.insert(key, Used::new(record.clone(), SystemTime::now()));
+        blocking(move || files::write_record(&path, &record)).await
+    }
+
+    pub(super) fn forget_link(&self, digest: &Digest) {
+        self.store.trees.links.remove(&(self.key, digest.clone()));
+    }
+
+    pub(super) fn forget_manifest(&self, image: &ImageName, digest: &Digest) {
+        self.store.trees.manifests.remove(&(self.key, image.clone(), digest.clone()));
+    }
+
+    pub(super) fn forget_tag(&self, image: &ImageName, tag: &Tag) {
+        self.store.trees.tags.remove(&(self.key, image.clone(), tag.clone()));
+    }
+}
+
+/// Moves a tree into the trash, where the sweep removes it.
+fn discard(store: &Store, layout: &TreeLayout) -> io::Result<()> {
+    let name = layout.root().file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let aside = store.layout.trash().join(format!("repository-{name}-{}", millis(SystemTime::now())));
+    match std::fs::rename(layout.root(), aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Err(_) => Ok(()),
+        Ok(()) => {
+            tracing::info!(repository = name, "the repository now stands for another upstream or identity; it begins empty, and the old content is removed");
+            store.sweep_wanted.notify_one();
+            Ok(())
+        }
+    }
+}
