@@ -16,9 +16,14 @@ use crate::names::{ByteSize, SecretRef, Span};
     singular = "cacheserver",
     shortname = "cserver",
     category = "entrepot",
+    doc = "The process that serves repositories.",
     cel
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("!has(self.limits) || [self.limits.requestHeader, self.limits.idle, self.limits.writeStall].all(limit, duration(limit) > duration('0s'))")
+        .message("limits.requestHeader, limits.idle and limits.writeStall must be longer than 0s"),
+)]
 pub struct CacheServerSpec {
     /// The most that all stored content may take. Cleaning begins at 85 % of it and ends at 75 %. Unset: 80 % of the volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]

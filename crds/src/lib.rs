@@ -14,11 +14,36 @@ pub mod registry_mirror;
 pub use cache_server::{CacheServer, CacheServerSpec};
 pub use registry_mirror::{RegistryMirror, RegistryMirrorSpec};
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
+};
 use kube::CustomResourceExt;
 
 /// Every kind, in the order in which they are documented.
 #[must_use]
 pub fn all() -> Vec<CustomResourceDefinition> {
-    vec![RegistryMirror::crd(), CacheServer::crd()]
+    vec![without_formats(RegistryMirror::crd()), without_formats(CacheServer::crd())]
 }
+
+/// Drops Rust's number formats (`uint16`), which `OpenAPI` does not know: an apiserver warns of each. `minimum` and `maximum` say more.
+fn without_formats(mut kind: CustomResourceDefinition) -> CustomResourceDefinition {
+    let schemas = kind.spec.versions.iter_mut().filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut());
+    schemas.for_each(drop_formats);
+    kind
+}
+
+fn drop_formats(schema: &mut JSONSchemaProps) {
+    schema.format = None;
+    schema.properties.iter_mut().flat_map(|fields| fields.values_mut()).for_each(drop_formats);
+    if let Some(JSONSchemaPropsOrArray::Schema(entries)) = &mut schema.items {
+        drop_formats(entries);
+    }
+}
+
+/// The YAML of every kind, as `kubectl apply` takes it: the name of the file in `crds/yaml/`, and its text. In the order of [`all`].
+///
+/// Generated; the test `generated_files` keeps it equal to [`all`].
+pub const YAML: [(&str, &str); 2] = [
+    ("registrymirrors.yaml", include_str!("../yaml/registrymirrors.yaml")),
+    ("cacheservers.yaml", include_str!("../yaml/cacheservers.yaml")),
+];

@@ -16,7 +16,12 @@ use crate::names::{ByteSize, HOST_PATTERN, REGISTRY_PATTERN, SecretRef, Span};
     singular = "registrymirror",
     shortname = "rmir",
     category = "entrepot",
-    cel
+    doc = "A repository that proxies one upstream registry: each image is fetched once, kept, and handed on.",
+    cel,
+    validation = Rule::new("!self.metadata.name.contains('.') && self.metadata.name.size() <= 63")
+        .message("a repository name must be 1 to 63 of a-z, 0-9 and '-': it stands in paths, where a dot marks a registry"),
+    validation = Rule::new("!(self.metadata.name in ['library', 'token', 'v1', 'v2', 'api', 'repository'])")
+        .message("a repository must not be named library, token, v1, v2, api or repository: that path means something else; choose another name"),
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
@@ -66,6 +71,22 @@ pub struct RegistryMirrorSpec {
         .message("url must not contain credentials; put them into a Secret and name it in credentialsSecretRef"),
     validation = Rule::new("!has(self.insecureSkipVerify) || !self.insecureSkipVerify || !has(self.caBundle)")
         .message("insecureSkipVerify must not be set together with caBundle: with it no certificate is checked"),
+    validation = Rule::new("!has(self.insecureSkipVerify) || !self.insecureSkipVerify || self.url.startsWith('https://')")
+        .message("insecureSkipVerify must only be set with an https:// url"),
+    validation = Rule::new("!has(self.caBundle) || self.caBundle.startsWith('-----BEGIN') || self.caBundle.contains('\\n-----BEGIN')")
+        .message("caBundle must be certificates in PEM (-----BEGIN CERTIFICATE-----), not base64 of them"),
+    validation = Rule::new("!has(self.proxyURL) || self.proxyURL.startsWith('http://') || self.proxyURL.startsWith('https://')")
+        .message("proxyURL must start with http:// or https://"),
+    validation = Rule::new("!has(self.proxyURL) || !self.proxyURL.contains('@')")
+        .message("proxyURL must not contain credentials: this version does not log in to proxies"),
+    validation = Rule::new("!has(self.limits) || [self.limits.connect, self.limits.header, self.limits.headerWithCopy].all(limit, duration(limit) > duration('0s'))")
+        .message("limits.connect, limits.header and limits.headerWithCopy must be longer than 0s"),
+    validation = Rule::new("!has(self.limits) || duration(self.limits.stall.window) >= duration('1s')")
+        .message("limits.stall.window must be at least 1s"),
+    validation = Rule::new("!has(self.breaker) || duration(self.breaker.minOpen) > duration('0s')")
+        .message("breaker.minOpen must be longer than 0s"),
+    validation = Rule::new("!has(self.breaker) || duration(self.breaker.minOpen) <= duration(self.breaker.maxOpen)")
+        .message("breaker.minOpen must not be longer than breaker.maxOpen"),
 )]
 pub struct UpstreamSpec {
     /// The registry that this mirror stands for, as images name it (`docker.io`, `ghcr.io`, `registry.example.com:5000`).

@@ -1,0 +1,114 @@
+//! The CEL rules, run as an apiserver would: one good object of each kind, and one field spoiled at a time.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+use crds::{CacheServer, RegistryMirror};
+use serde_json::{Value, json};
+
+fn mirror(spoil: impl FnOnce(&mut Value)) -> Result<(), String> {
+    let mut object = json!({
+        "apiVersion": "entrepot.dev/v1alpha1",
+        "kind": "RegistryMirror",
+        "metadata": {"name": "docker-hub"},
+        "spec": {
+            "anonymousPull": true,
+            "upstream": {"url": "https://registry-1.docker.io", "credentialsSecretRef": {"name": "hub"}},
+            "connectors": [{"port": 5001, "tls": {"secretRef": {"name": "tls"}}}, {"host": "hub.example.com"}],
+        },
+    });
+    spoil(&mut object);
+    let mirror: RegistryMirror = serde_json::from_value(object).unwrap();
+    mirror.validate_cel().map_err(|errors| errors.to_string())
+}
+
+fn server(spec: Value) -> Result<(), String> {
+    let server = CacheServer::new("default", serde_json::from_value(spec).unwrap());
+    server.validate_cel().map_err(|errors| errors.to_string())
+}
+
+/// The good object with one field set.
+fn with(pointer: &str, value: Value) -> Result<(), String> {
+    mirror(|object| {
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        object.pointer_mut(parent).unwrap()[key] = value;
+    })
+}
+
+#[test]
+fn good_objects_are_taken() {
+    assert_eq!(mirror(|_| {}), Ok(()));
+    assert_eq!(server(json!({})), Ok(()));
+    assert_eq!(server(json!({"tls": {"mode": "Secret", "secretRef": {"name": "tls"}}})), Ok(()));
+    assert_eq!(with("/spec/upstream/url", json!("http://10.0.0.1:5000/prefix")), Ok(()));
+    assert_eq!(with("/spec/upstream/insecureSkipVerify", json!(true)), Ok(()));
+    assert_eq!(with("/spec/upstream/caBundle", json!("# mine\n-----BEGIN CERTIFICATE-----\n")), Ok(()));
+    assert_eq!(with("/spec/upstream/breaker", json!({"minOpen": "5m", "maxOpen": "5m"})), Ok(()));
+}
+
+#[test]
+fn illegal_mirrors_are_refused_with_the_right_sentence() {
+    for (pointer, value, sentence) in [
+        ("/metadata/name", json!("docker.io"), "a repository name must be 1 to 63"),
+        ("/metadata/name", json!("a".repeat(64)), "a repository name must be 1 to 63"),
+        ("/metadata/name", json!("library"), "must not be named library, token"),
+        ("/metadata/name", json!("repository"), "must not be named library, token"),
+        ("/spec/anonymousPull", Value::Null, "anonymousPull must be set when credentialsSecretRef is"),
+        ("/spec/anonymousPull", json!(false), "anonymousPull must be true"),
+        ("/spec/upstream/url", json!("ftp://example.com"), "url must start with https:// or http://"),
+        ("/spec/upstream/url", json!("registry-1.docker.io"), "url must start with https:// or http://"),
+        ("/spec/upstream/url", json!("https://me:pw@example.com"), "url must not contain credentials"),
+        (
+            "/spec/upstream",
+            json!({"url": "https://a.example.com", "insecureSkipVerify": true, "caBundle": "-----BEGIN CERTIFICATE-----"}),
+            "insecureSkipVerify must not be set together with caBundle",
+        ),
+        (
+            "/spec/upstream",
+            json!({"url": "http://a.example.com", "insecureSkipVerify": true}),
+            "insecureSkipVerify must only be set with an https:// url",
+        ),
+        ("/spec/upstream/caBundle", json!("LS0tLS1CRUdJTiBDRVJU"), "caBundle must be certificates in PEM"),
+        ("/spec/upstream/proxyURL", json!("socks5://proxy:1080"), "proxyURL must start with http:// or https://"),
+        ("/spec/upstream/proxyURL", json!("http://me:pw@proxy:3128"), "proxyURL must not contain credentials"),
+        ("/spec/upstream/limits", json!({"connect": "0s"}), "must be longer than 0s"),
+        ("/spec/upstream/limits", json!({"header": "0s"}), "must be longer than 0s"),
+        ("/spec/upstream/limits", json!({"headerWithCopy": "0ms"}), "must be longer than 0s"),
+        ("/spec/upstream/limits", json!({"stall": {"window": "999ms"}}), "limits.stall.window must be at least 1s"),
+        ("/spec/upstream/breaker", json!({"minOpen": "0s"}), "breaker.minOpen must be longer than 0s"),
+        ("/spec/upstream/breaker", json!({"minOpen": "1h"}), "breaker.minOpen must not be longer than breaker.maxOpen"),
+        ("/spec/connectors", json!([{}]), "a connector must have either port or host"),
+        ("/spec/connectors", json!([{"port": 1, "host": "a"}]), "a connector must have either port or host"),
+        (
+            "/spec/connectors",
+            json!([{"host": "a", "tls": {"secretRef": {"name": "tls"}}}]),
+            "tls must only be set on a connector with a port",
+        ),
+    ] {
+        let refused = with(pointer, value.clone()).expect_err(&format!("{pointer}: {value}"));
+        assert!(refused.contains(sentence), "{pointer}: {value} gave {refused}");
+        assert!(!refused.contains("evaluat") && !refused.contains("ompil"), "{refused}");
+    }
+}
+
+#[test]
+fn illegal_servers_are_refused_with_the_right_sentence() {
+    for (spec, sentence) in [
+        (json!({"tls": {"mode": "Secret"}}), "secretRef must be set when mode is Secret, and only then"),
+        (json!({"tls": {"secretRef": {"name": "tls"}}}), "secretRef must be set when mode is Secret, and only then"),
+        (json!({"tls": {"mode": "Disabled", "secretRef": {"name": "tls"}}}), "secretRef must be set when mode is Secret"),
+        (json!({"limits": {"requestHeader": "0s"}}), "limits.requestHeader, limits.idle and limits.writeStall must be longer"),
+        (json!({"limits": {"idle": "0s"}}), "must be longer than 0s"),
+        (json!({"limits": {"writeStall": "0h"}}), "must be longer than 0s"),
+    ] {
+        let refused = server(spec.clone()).expect_err(&spec.to_string());
+        assert!(refused.contains(sentence), "{spec} gave {refused}");
+    }
+    assert_eq!(server(json!({"limits": {"drain": "0s"}})), Ok(()));
+}
+
+#[test]
+fn unknown_fields_are_refused() {
+    for spec in [json!({"replicas": 2}), json!({"limits": {"total": "5m"}}), json!({"tls": {"secret": "x"}})] {
+        assert!(serde_json::from_value::<crds::CacheServerSpec>(spec.clone()).is_err(), "{spec}");
+    }
+}
