@@ -106,7 +106,7 @@ impl Mirror {
             let asked = mirror.upstream.head_blob(&image_, &digest_, Patience::Long).await;
             let size = asked.map_err(|error| mirror.refused(&image_, digest_.as_str(), error))?;
             mirror.forget_denial(&image_);
-            mirror.tree.add_link(&digest_, size).await?;
+            mirror.tree.add_link(&digest_, size).await;
             Ok(size)
         };
         self.blobs_asked.join((image.clone(), digest.clone()), question).await
@@ -216,10 +216,8 @@ impl BlobSource {
         let body = asked.map_err(source_error)?;
         self.mirror.forget_denial(&self.image);
         self.mirror.forget_absence(&self.image, self.digest.as_str());
-        // The upstream has it, and gives it to these credentials. Without the record it would be asked again.
-        if let Err(error) = self.mirror.tree.add_link(&self.digest, body.total).await {
-            tracing::warn!(digest = %self.digest, %error, "failed to record that a repository may hand out a blob");
-        }
+        // The upstream has it, and gives it to these credentials.
+        self.mirror.tree.add_link(&self.digest, body.total).await;
         Ok(Opened { start: body.start, total: body.total, body: body.body.map(|chunk| chunk.map_err(source_error)).boxed() })
     }
 }

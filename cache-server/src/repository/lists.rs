@@ -88,7 +88,7 @@ impl Mirror {
             }
         }
         let index = manifest::index_of(merged.into_values().collect());
-        self.tree.set_referrers(image, digest, index.clone()).await?;
+        self.tree.set_referrers(image, digest, index.clone()).await;
         let index = Bytes::from(index);
         self.referrers.insert(key, (Instant::now(), index.clone()));
         Ok(index)

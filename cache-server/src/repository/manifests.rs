@@ -113,21 +113,17 @@ impl Mirror {
     }
 
     async fn by_tag(self: &Arc<Self>, image: &ImageName, tag: &Tag, want: Want) -> Result<ManifestAnswer, Error> {
+        self.check_denied(image, &Reference::Tag(tag.clone()), false).await?;
         let known = self.tree.tag(image, tag).await?;
         let Some(known) = known.map(|known| known.record.clone()) else {
             self.check_absent(image, tag.as_str())?;
-            self.check_denied_tag(image, tag).await?;
             let record = self.ask_for_tag(image, tag, want, None).await?;
             return self.tag_answer(image, &record, want, Outcome::Miss).await;
         };
         let age = known.age(SystemTime::now());
         match freshness::judge(age, self.freshness()) {
-            Judgement::Fresh => {
-                self.check_denied_tag(image, tag).await?;
-                self.tag_answer(image, &known, want, Outcome::Hit).await
-            }
+            Judgement::Fresh => self.tag_answer(image, &known, want, Outcome::Hit).await,
             Judgement::ServeAndAsk => {
-                self.check_denied_tag(image, tag).await?;
                 let (mirror, image_, tag_, known_) = (Arc::clone(self), image.clone(), tag.clone(), known.clone());
                 tokio::spawn(async move { mirror.ask_for_tag(&image_, &tag_, want, Some(known_)).await });
                 self.tag_answer(image, &known, want, Outcome::Stale).await
@@ -137,10 +133,6 @@ impl Mirror {
                 Err(error) => self.stale_tag(image, &known, error).await,
             },
         }
-    }
-
-    async fn check_denied_tag(&self, image: &ImageName, tag: &Tag) -> Result<(), Error> {
-        self.check_denied(image, &Reference::Tag(tag.clone()), false).await
     }
 
     /// The answer for a tag whose target is known.
@@ -217,7 +209,7 @@ impl Mirror {
                     None => None,
                 };
                 let record = TagRecord { target, checked: millis(SystemTime::now()), previous };
-                self.tree.set_tag(image, tag, record.clone()).await?;
+                self.tree.set_tag(image, tag, record.clone()).await;
                 Ok(record)
             }
             Err(error) => {
@@ -270,7 +262,7 @@ impl Mirror {
         self.manifests_asked.join((image.clone(), digest.clone()), question).await
     }
 
-    /// Checks and stores a manifest. A full volume is no reason not to hand it on.
+    /// Checks and stores a manifest.
     async fn keep(&self, image: &ImageName, reference: &str, fetched: FetchedManifest) -> Result<Fetched, Error> {
         let manifest = Manifest::parse(&fetched.bytes).map_err(|source| {
             let (what, registry) = self.naming(image, reference);
@@ -281,10 +273,7 @@ impl Mirror {
             size: fetched.bytes.len() as u64,
             references: manifest.descriptors().iter().map(|descriptor| descriptor.digest.clone()).collect(),
         };
-        let stored = self.tree.add_manifest(image, &fetched.digest, record, fetched.bytes.clone()).await;
-        if let Err(error) = stored {
-            tracing::error!(image.name = %image, digest = %fetched.digest, %error, "a manifest could not be stored; it is handed on all the same");
-        }
+        self.tree.add_manifest(image, &fetched.digest, record, fetched.bytes.clone()).await;
         self.forget_absence(image, fetched.digest.as_str());
         Ok(Fetched { digest: fetched.digest, media_type: fetched.media_type, bytes: fetched.bytes })
     }

@@ -4,13 +4,14 @@ use std::{
     fs::File,
     io,
     os::unix::fs::FileExt,
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use dashmap::Entry;
-use futures_util::{StreamExt, stream::BoxStream};
+use futures_util::{FutureExt, StreamExt, stream::BoxStream};
 use tokio::task::JoinHandle;
 
 use super::{
@@ -64,7 +65,10 @@ impl Store {
                 if self.layout.blob(digest).exists() {
                     return Ok(None);
                 }
-                let file = self.open_partial(digest)?;
+                let file = match self.open_partial(digest) {
+                    Err(error) if is_full(&error) => return self.without_a_file(digest).map(Some),
+                    other => other?,
+                };
                 let growing = Arc::new(Growing::new(digest.clone(), file, Phase::Opening));
                 place.insert(Arc::clone(&growing));
                 let fill = Fill { store: Arc::clone(self), growing: Arc::clone(&growing), source: Arc::clone(source) };
@@ -72,6 +76,14 @@ impl Store {
                 Ok(Some(growing))
             }
         }
+    }
+
+    /// A blob for which not even an empty file can be made: every reader downloads for itself.
+    fn without_a_file(&self, digest: &Digest) -> io::Result<Arc<Growing>> {
+        self.observer.served_through();
+        let empty = rustix::fs::memfd_create("no-space", rustix::fs::MemfdFlags::CLOEXEC)?;
+        let rest = Rest { offset: 0, total: None, hasher: Hasher::new(digest.algorithm()) };
+        Ok(Arc::new(Growing::new(digest.clone(), File::from(empty), Phase::Failed(Failure::NoSpace(rest)))))
     }
 
     fn open_partial(&self, digest: &Digest) -> io::Result<File> {
@@ -89,7 +101,9 @@ impl Fill {
     async fn run(self) {
         self.store.observer.running_fills(1);
         let digest = self.growing.digest().clone();
-        match self.to_end().await {
+        // Whatever happens, readers must learn of it: nobody may wait for a fill that is gone.
+        let ended = AssertUnwindSafe(self.to_end()).catch_unwind().await;
+        match ended.unwrap_or_else(|_| Err(failed_to("fill", io::Error::other("the fill panicked; this is a bug")))) {
             Ok((total, reservation)) => {
                 // Readers go on at once; making it durable is not their concern.
                 self.growing.publish(Phase::Whole { total });

@@ -9,7 +9,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -89,6 +89,8 @@ pub struct Tree {
     store: Arc<Store>,
     layout: TreeLayout,
     retention: Mutex<Retention>,
+    /// Set when another identity has taken the folder: what still runs for the old one writes nothing there.
+    retired: Arc<AtomicBool>,
 }
 
 /// What a repository may keep.
@@ -108,6 +110,7 @@ impl Tree {
             if tree.has_identity(identity) {
                 return Ok(tree);
             }
+            tree.retired.store(true, Ordering::SeqCst);
         }
         let recorded = std::fs::read(layout.identity());
         if !matches!(&recorded, Ok(recorded) if recorded == identity.as_bytes()) {
@@ -118,6 +121,7 @@ impl Tree {
             key: store.trees.next.fetch_add(1, Ordering::Relaxed),
             store: Arc::clone(&store),
             retention: Mutex::default(),
+            retired: Arc::default(),
             layout: layout.clone(),
         });
         open.insert(layout.root().to_owned(), Arc::downgrade(&tree));
@@ -149,7 +153,7 @@ impl Tree {
 
     /// Lets this repository hand out a blob. To be called only when its own upstream, with its own credentials, has
     /// answered that it has it.
-    pub async fn add_link(&self, digest: &Digest, size: Option<u64>) -> io::Result<()> {
+    pub async fn add_link(&self, digest: &Digest, size: Option<u64>) {
         let key = (self.key, digest.clone());
         self.write(&self.store.trees.links, key, self.layout.link(digest), LinkRecord { size }).await
     }
@@ -167,8 +171,11 @@ impl Tree {
         digest: &Digest,
         record: ManifestRecord,
         bytes: Bytes,
-    ) -> io::Result<()> {
-        self.store.put_small(digest, bytes).await?;
+    ) {
+        let store = Arc::clone(&self.store);
+        if let Err(error) = store.put_small(digest, bytes).await {
+            tracing::error!(%digest, %error, "a manifest could not be stored; it is handed on all the same");
+        }
         let key = (self.key, image.clone(), digest.clone());
         self.write(&self.store.trees.manifests, key, self.layout.manifest(image, digest), record).await
     }
@@ -180,7 +187,7 @@ impl Tree {
     }
 
     /// Records what the upstream said of a tag.
-    pub async fn set_tag(&self, image: &ImageName, tag: &Tag, record: TagRecord) -> io::Result<()> {
+    pub async fn set_tag(&self, image: &ImageName, tag: &Tag, record: TagRecord) {
         let key = (self.key, image.clone(), tag.clone());
         self.write(&self.store.trees.tags, key, self.layout.tag(image, tag), record).await
     }
@@ -219,9 +226,19 @@ impl Tree {
     }
 
     /// Records the referrers of a digest.
-    pub async fn set_referrers(&self, image: &ImageName, digest: &Digest, index: Vec<u8>) -> io::Result<()> {
+    pub async fn set_referrers(&self, image: &ImageName, digest: &Digest, index: Vec<u8>) {
         let path = self.layout.referrers(image, digest);
-        blocking(move || files::write_whole(&path, &index)).await
+        self.on_disk(move || files::write_whole(&path, &index)).await
+    }
+
+    /// Writes to this tree's folder. A volume that is full or broken takes a record away, never an answer: the record
+    /// stays in memory, and the upstream can say it again.
+    async fn on_disk(&self, write: impl FnOnce() -> io::Result<()> + Send + 'static) {
+        let retired = Arc::clone(&self.retired);
+        let written = blocking(move || if retired.load(Ordering::SeqCst) { Ok(()) } else { write() }).await;
+        if let Err(error) = written {
+            tracing::error!(repository = %self.layout.root().display(), %error, "the store cannot record what the upstream said; free space on the volume, or mend it");
+        }
     }
 
     async fn record<K: Hash + Eq + Clone, T: DeserializeOwned + Send + 'static>(
@@ -260,9 +277,9 @@ impl Tree {
         key: K,
         path: PathBuf,
         record: T,
-    ) -> io::Result<()> {
+    ) {
         cache.insert(key, Used::new(record.clone(), SystemTime::now()));
-        blocking(move || files::write_record(&path, &record)).await
+        self.on_disk(move || files::write_record(&path, &record)).await
     }
 
     pub(super) fn forget_link(&self, digest: &Digest) {
