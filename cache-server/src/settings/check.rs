@@ -19,10 +19,10 @@ use super::{
 };
 
 /// The settings that the objects describe. With a mistake noted they are worth nothing.
-pub(super) fn settings(objects: Objects, secrets: &Secrets, main_port: Option<u16>, mistakes: &mut Mistakes) -> Settings {
-    only_one_server(&objects, mistakes);
+pub(super) fn settings(objects: &Objects, secrets: &Secrets, main_port: Option<u16>, mistakes: &mut Mistakes) -> Settings {
+    only_one_server(objects, mistakes);
     names_occur_once(&objects.mirrors, mistakes);
-    servers_agree(&objects, mistakes);
+    servers_agree(objects, mistakes);
     connectors_occur_once(&objects.mirrors, main_port, mistakes);
 
     let known: Vec<&str> = objects.mirrors.iter().map(|mirror| mirror.name.as_str()).collect();
@@ -252,7 +252,7 @@ mod tests {
         let text: Vec<String> = objects.iter().map(ToString::to_string).collect();
         read.read("test.yaml", text.join("\n---\n").as_bytes(), &mut mistakes);
         let files = files.iter().map(|(name, text)| ((*name).to_owned(), SecretBytes(text.clone().into_bytes())));
-        let made = settings(read, &Secrets(Some(files.collect())), Some(5000), &mut mistakes);
+        let made = settings(&read, &Secrets(Some(files.collect())), Some(5000), &mut mistakes);
         mistakes.unless_any(made).map_err(|mistakes| mistakes.to_string())
     }
 
