@@ -32,13 +32,21 @@ pub(super) async fn tags(
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let (Some(limit), Some(last)) = (limit, page.last())
         && end < tags.len()
-        // The client's own path, so that the link leads back through the connector that it used.
-        && let Some(link) = value(&format!("<{}?n={limit}&last={last}>; rel=\"next\"", uri.path()))
+        && let Some(link) = value(&format!("<{}>; rel=\"next\"", next_page(uri, limit, last)))
     {
         response.headers_mut().insert(header::LINK, link);
     }
     mark(&mut response);
     Ok(response)
+}
+
+/// The client's own path and what else it asked for, so that the link leads back through the way in that it used.
+fn next_page(uri: &Uri, limit: usize, last: &str) -> String {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    query.append_pair("n", &limit.to_string()).append_pair("last", last);
+    let asked = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+    query.extend_pairs(asked.filter(|(key, _)| key != "n" && key != "last"));
+    format!("{}?{}", uri.path(), query.finish())
 }
 
 /// The referrers of a digest, of one artifact type if asked for (distribution-spec, "Listing Referrers").

@@ -1,0 +1,193 @@
+//! The server under test: the real one, in a runtime of its own that ends as abruptly as a process does.
+
+use std::{net::SocketAddr, path::Path, sync::Arc};
+
+use cache_server::{
+    run::{Options, Reload, Running},
+    server::Server,
+    settings::{Settings, Sources},
+};
+use tempfile::TempDir;
+use tokio::{
+    runtime::Runtime,
+    sync::{Notify, oneshot},
+};
+
+use super::{Client, Registry};
+
+/// What a server is started with. Lives on when the server ends, so that it can be started again.
+pub struct Setup {
+    root: TempDir,
+}
+
+impl Setup {
+    /// With this configuration.
+    pub fn new(config: &str) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("secrets")).unwrap();
+        let setup = Self { root };
+        setup.configure(config);
+        setup
+    }
+
+    /// One mirror `hub` that stands for `docker.io`, with limits that let tests be short.
+    pub fn mirroring(registry: &Registry) -> Self {
+        Self::new(&mirror("hub", "docker.io", &registry.url(), ""))
+    }
+
+    /// The same with more fields of the spec.
+    pub fn mirroring_with(registry: &Registry, fields: &str) -> Self {
+        Self::new(&mirror("hub", "docker.io", &registry.url(), fields))
+    }
+
+    /// Writes another configuration, as an administrator would: the file is there whole or not at all.
+    pub fn configure(&self, config: &str) {
+        let (new, file) = (self.root.path().join("new"), self.root.path().join("config.yaml"));
+        std::fs::write(&new, config).unwrap();
+        std::fs::rename(new, file).unwrap();
+    }
+
+    /// Writes a key of a Secret.
+    pub fn secret(&self, name: &str, key: &str, value: &str) {
+        std::fs::write(self.root.path().join("secrets").join(format!("{name}_{key}")), value).unwrap();
+    }
+
+    pub fn data(&self) -> std::path::PathBuf {
+        self.root.path().join("data")
+    }
+
+    pub fn sources(&self) -> Sources {
+        Sources {
+            config: Some(self.root.path().join("config.yaml")),
+            secrets: Some(self.root.path().join("secrets")),
+            main_port: None,
+        }
+    }
+
+    /// Starts a server.
+    pub async fn start(&self) -> Cache {
+        let sources = self.sources();
+        let loaded = Settings::load(&sources).unwrap_or_else(|mistakes| unreachable!("{mistakes}"));
+        let options = Options { sources, data: self.data(), listen: "127.0.0.1:0".parse().unwrap(), metrics: None };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .event_interval(8)
+            .build()
+            .unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (started, start) = oneshot::channel();
+        let reload = Arc::new(Notify::new());
+        let asked = Arc::clone(&reload);
+        let ended = runtime.spawn(async move {
+            let running = Running::start(options, loaded).await.unwrap();
+            started.send((running.address().unwrap(), Arc::clone(running.server()))).ok().unwrap();
+            let stop = async move { drop(stopped.await) };
+            let reload = move || -> Reload {
+                let asked = Arc::clone(&asked);
+                Box::pin(async move { asked.notified().await })
+            };
+            running.until(stop, reload).await;
+        });
+        let (address, server) = start.await.expect("the server should start");
+        Cache { address, server: Some(server), stop: Some(stop), ended: Some(ended), reload, runtime: Some(runtime) }
+    }
+}
+
+/// The YAML of a mirror. `fields` are further lines of its spec.
+pub fn mirror(name: &str, registry: &str, url: &str, fields: &str) -> String {
+    let mut text = format!(
+        "---
+apiVersion: entrepot.dev/v1alpha1
+kind: RegistryMirror
+metadata: {{name: {name}}}
+spec:
+  upstream:
+    registry: {registry}
+    url: '{url}'
+    limits: {{}}
+    breaker: {{failures: 1000}}
+"
+    );
+    for line in fields.lines() {
+        text.push_str("  ");
+        text.push_str(line);
+        text.push('\n');
+    }
+    text
+}
+
+/// A server that runs.
+pub struct Cache {
+    pub address: SocketAddr,
+    server: Option<Arc<Server>>,
+    stop: Option<oneshot::Sender<()>>,
+    ended: Option<tokio::task::JoinHandle<()>>,
+    reload: Arc<Notify>,
+    runtime: Option<Runtime>,
+}
+
+impl Cache {
+    pub fn client(&self) -> Client {
+        Client::to(self.address)
+    }
+
+    pub fn server(&self) -> &Arc<Server> {
+        self.server.as_ref().unwrap()
+    }
+
+    /// Has the configuration looked at now.
+    pub fn reload(&self) {
+        self.reload.notify_one();
+    }
+
+    /// Asks it to end, as SIGTERM does.
+    pub fn begin_stop(&mut self) {
+        drop(self.stop.take());
+    }
+
+    /// Waits until it has drained.
+    pub async fn drained(&mut self) {
+        let ended = self.ended.take().unwrap();
+        tokio::time::timeout(super::PATIENCE, ended).await.expect("should drain").unwrap();
+    }
+
+    /// Ends it as a crash does: nothing is finished.
+    pub async fn kill(mut self) {
+        drop(self.server.take());
+        let runtime = self.runtime.take().unwrap();
+        tokio::task::spawn_blocking(move || runtime.shutdown_timeout(super::PATIENCE)).await.unwrap();
+    }
+
+    /// A number from the metrics.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let text = self.client().get("/metrics").await.text();
+        let value = text.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
+            let (metric, value) = line.rsplit_once(' ')?;
+            (metric == name).then(|| value.parse().unwrap())
+        });
+        value.unwrap_or_else(|| unreachable!("no metric {name} in\n{text}"))
+    }
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Where the configuration's certificate goes.
+pub fn certificate(setup: &Setup, secret: &str) -> Vec<u8> {
+    let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    setup.secret(secret, "tls.crt", &issued.cert.pem());
+    setup.secret(secret, "tls.key", &issued.signing_key.serialize_pem());
+    issued.cert.der().to_vec()
+}
+
+/// The folder's files below, for messages.
+pub fn files(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).map(|entries| entries.filter_map(Result::ok).collect::<Vec<_>>());
+    entries.unwrap_or_default().iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
