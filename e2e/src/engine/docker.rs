@@ -93,5 +93,6 @@ fn configuration(home: &Home, mirror: &str) -> serde_json::Value {
         "iptables": false,
         "ip6tables": false,
         "bridge": "none",
+        "userland-proxy": false,
     })
 }
