@@ -75,10 +75,9 @@ async fn pull_all(engines: &[Engine], images: &[&Image]) -> Result<()> {
 }
 
 async fn remove_all(world: &World, engines: &[Engine]) -> Result<()> {
+    let references = world.images.all().map(Image::reference);
     for engine in engines {
-        for image in world.images.all() {
-            engine.remove(&image.reference()).await?;
-        }
+        engine.remove_all(&references).await?;
     }
     Ok(())
 }
