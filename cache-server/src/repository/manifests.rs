@@ -204,10 +204,10 @@ impl Mirror {
             Ok(target) => {
                 self.forget_denial(image);
                 let previous = match known {
-                    Some(known) if known.target.digest == target.digest => None,
                     Some(known) => self.stored_target(image, known).await?,
                     None => None,
                 };
+                let previous = previous.filter(|previous| previous.digest != target.digest);
                 let record = TagRecord { target, checked: millis(SystemTime::now()), previous };
                 self.tree.set_tag(image, tag, record.clone()).await;
                 Ok(record)

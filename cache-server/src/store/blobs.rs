@@ -104,7 +104,7 @@ impl Store {
     }
 
     /// The blob, if it is stored or being filled. A file that this process has not checked, or that changed since, is
-    /// checked while it is read. A file whose size is not `expected` is put aside and counts as missing.
+    /// checked while it is read; one whose size is not `expected`, before that.
     pub async fn stored(self: &Arc<Self>, digest: &Digest, expected: Option<u64>) -> io::Result<Option<Arc<Growing>>> {
         if let Some(verified) = self.blobs.open.get(digest) {
             if verified.holds() {
@@ -130,13 +130,12 @@ impl Store {
             Entry::Occupied(running) => Ok(Some(Arc::clone(running.get()))),
             Entry::Vacant(place) => {
                 let Some((file, metadata)) = self.open_file(digest)? else { return Ok(None) };
-                if expected.is_some_and(|expected| expected != metadata.len()) {
-                    tracing::warn!(%digest, size_bytes = metadata.len(), expected_bytes = expected,
-                        "a stored blob has the wrong size; it is put aside and will be fetched again");
-                    self.put_aside(digest);
-                    return Ok(None);
-                }
-                let phase = Phase::Running { total: Some(metadata.len()), available: 0 };
+                // Either the file was damaged or the upstream told a wrong size: the hash says which, before anyone reads.
+                let phase = if expected.is_some_and(|expected| expected != metadata.len()) {
+                    Phase::Opening
+                } else {
+                    Phase::Running { total: Some(metadata.len()), available: 0 }
+                };
                 let growing = Arc::new(Growing::new(digest.clone(), file, phase));
                 place.insert(Arc::clone(&growing));
                 self.spawn_verification(Arc::clone(&growing), metadata.len());

@@ -105,6 +105,7 @@ impl Fill {
         let ended = AssertUnwindSafe(self.to_end()).catch_unwind().await;
         match ended.unwrap_or_else(|_| Err(failed_to("fill", io::Error::other("the fill panicked; this is a bug")))) {
             Ok((total, reservation)) => {
+                self.store.blobs.broken.remove(&digest);
                 // Readers go on at once; making it durable is not their concern, but the process waits for it.
                 let _committing = self.store.committing.token();
                 self.growing.publish(Phase::Whole { total });
@@ -369,7 +370,6 @@ impl Store {
         match renamed {
             Ok(metadata) if metadata.len() == total => {
                 self.remember_verified(growing, Stamp::of(&metadata));
-                self.blobs.broken.remove(digest);
                 true
             }
             Ok(metadata) => {

@@ -48,12 +48,16 @@ fn hash(growing: &Growing, total: u64) -> io::Result<Option<Stamp>> {
     let mut hasher = Hasher::new(growing.digest().algorithm());
     let mut buffer = vec![0_u8; STEP];
     let mut offset = 0;
+    // A file in doubt is read by nobody before it has proved right.
+    let shown = !matches!(growing.phase(), Phase::Opening);
     while offset < total {
         let wanted = usize::try_from(total - offset).unwrap_or(STEP).min(STEP);
         growing.file().read_exact_at(&mut buffer[..wanted], offset)?;
         hasher.update(&buffer[..wanted]);
         offset += wanted as u64;
-        growing.publish(Phase::Running { total: Some(total), available: offset });
+        if shown {
+            growing.publish(Phase::Running { total: Some(total), available: offset });
+        }
     }
     Ok((hasher.finish() == *growing.digest()).then_some(stamp))
 }

@@ -168,6 +168,7 @@ async fn get(http: &reqwest::Client, url: &str) -> Result<()> {
 
 /// A cache server with one mirror of Docker Hub by the name of `docker-hub`; `more` is added to its spec.
 pub async fn start_cache(world: &World, name: &str, port: u16, more: &str) -> Result<CacheServer> {
+    let bundle = world.upstream.ca_pem().lines().map(|line| format!("      {line}")).collect::<Vec<_>>().join("\n");
     let objects = format!(
         "apiVersion: entrepot.dev/v1alpha1
 kind: RegistryMirror
@@ -176,11 +177,9 @@ metadata:
 spec:
   upstream:
     url: https://registry-1.docker.io
-    caBundle:
-      secretRef:
-        name: upstream-ca
+    caBundle: |
+{bundle}
 {more}"
     );
-    let setup = CacheServerSetup::new(name, port, &objects).secret("upstream-ca_ca.crt", world.upstream.ca_pem());
-    CacheServer::start(&world.lab, setup).await
+    CacheServer::start(&world.lab, CacheServerSetup::new(name, port, &objects)).await
 }
