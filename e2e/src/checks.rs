@@ -45,15 +45,15 @@ fn summary(line: &str) -> Option<Totals> {
     let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
     let mut parts = counts.split("; ");
     let mut number = |word: &str| parts.next()?.strip_suffix(word)?.trim().parse().ok();
-    Some(Totals {
-        passed: number("passed")?,
-        failed: number("failed")?,
-    })
+    Some(Totals { passed: number("passed")?, failed: number("failed")? })
 }
+
+/// The arguments of a cargo command, and an environment variable that it needs.
+type Check = (&'static [&'static str], Option<(&'static str, &'static str)>);
 
 /// Checks form; every check runs, and each that fails is named at the end.
 pub fn lint() -> Result<ExitCode> {
-    let checks: [(&[&str], Option<(&str, &str)>); 4] = [
+    let checks: [Check; 4] = [
         (&["fmt", "--all", "--check"], None),
         (&["clippy", "--release", "--workspace", "--all-targets", "--", "-Dwarnings"], None),
         (&["doc", "--workspace", "--no-deps", "--document-private-items"], Some(("RUSTDOCFLAGS", "-Dwarnings"))),

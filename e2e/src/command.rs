@@ -39,24 +39,19 @@ where
         .spawn()
         .with_context(|| cannot_start(&command))?;
     if let Some(mut stdin) = child.stdin.take() {
-        stdin
-            .write_all(input.as_bytes())
-            .with_context(|| format!("{} took no input", shown(&command)))?;
+        stdin.write_all(input.as_bytes()).with_context(|| format!("{} took no input", shown(&command)))?;
     }
     let output = child.wait_with_output().with_context(|| cannot_start(&command))?;
-    judge(&command, output).map(drop)
+    judge(&command, &output).map(drop)
 }
 
 /// Runs a prepared command to its end and gives what it printed on standard output.
 pub fn finish(command: &mut Command) -> Result<String> {
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| cannot_start(command))?;
-    judge(command, output)
+    let output = command.stdin(Stdio::null()).output().with_context(|| cannot_start(command))?;
+    judge(command, &output)
 }
 
-fn judge(command: &Command, output: Output) -> Result<String> {
+fn judge(command: &Command, output: &Output) -> Result<String> {
     let out = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
         let err = String::from_utf8_lossy(&output.stderr);

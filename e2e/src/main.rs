@@ -1,26 +1,11 @@
-//! `cargo e2e …`: everything that runs the product for real.
-//!
-//! In reading order: [`install`] (what a bare machine lacks), [`content`] and [`package`] (images without an engine),
-//! [`lab`] (a network without a way out, and processes in it), [`upstream`] and [`engine`] (the registries beyond the
-//! cache, and the runtimes before it), [`suite`] and [`cases`] (what is shown with them).
-
-mod cases;
-mod checks;
-mod command;
-mod content;
-mod engine;
-mod install;
-mod lab;
-mod package;
-mod run;
-mod suite;
-mod upstream;
+//! `cargo e2e …`: the command line.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use e2e::{checks, package, run};
 
 /// Runs the product for real: tests, checks, images.
 #[derive(Debug, Parser)]

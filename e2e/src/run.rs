@@ -57,13 +57,11 @@ fn run_inside(folder: &RunFolder, programs: &Programs, filter: &str) -> Result<T
     // Waiting would close it, and the second phase ends when it closes.
     let _lifeline = child.stdin.take();
     let status = child.wait().context("cannot wait for the namespaces")?;
-    match fs::read(&totals).ok().and_then(|text| serde_json::from_slice(&text).ok()) {
-        Some(totals) => Ok(totals),
-        None => {
-            println!("FAILED the cases did not come to an end ({status})");
-            Ok(Totals { passed: 0, failed: 1 })
-        }
+    if let Some(totals) = fs::read(&totals).ok().and_then(|text| serde_json::from_slice(&text).ok()) {
+        return Ok(totals);
     }
+    println!("FAILED the cases did not come to an end ({status})");
+    Ok(Totals { passed: 0, failed: 1 })
 }
 
 /// The second phase, in namespaces of its own.
@@ -91,10 +89,5 @@ async fn world(work: PathBuf) -> Result<World> {
         image.push(&endpoint)?;
     }
     println!("       the upstream holds its images after {:.1} s", begun.elapsed().as_secs_f64());
-    Ok(World {
-        lab,
-        upstream,
-        images,
-        programs,
-    })
+    Ok(World { lab, upstream, images, programs })
 }

@@ -14,7 +14,7 @@ use crate::lab::{Lab, process};
 use crate::upstream::Upstream;
 
 /// No case may hang a run.
-const CASE_LIMIT: Duration = Duration::from_secs(600);
+const CASE_LIMIT: Duration = Duration::from_mins(10);
 
 /// Longer lines of logs are cut.
 const LINE_BYTES: usize = 600;
@@ -117,10 +117,7 @@ fn show_logs(work: &Path, begun: Instant) -> Result<()> {
 }
 
 fn indented(text: &str) -> String {
-    text.lines()
-        .map(|line| {
-            let end = line.floor_char_boundary(LINE_BYTES);
-            format!("    {}\n", &line[..end])
-        })
-        .collect()
+    let lines: Vec<String> =
+        text.lines().map(|line| format!("    {}", &line[..line.floor_char_boundary(LINE_BYTES)])).collect();
+    lines.join("\n")
 }

@@ -42,9 +42,7 @@ async fn cold_and_warm(world: &World) -> Result<()> {
     let mut cache = start_cache(world, "conformance", PORT, "").await?;
     for state in ["cold", "warm"] {
         let folder = world.lab.dir(&format!("conformance/{state}"))?;
-        let report = content
-            .grade(&world.programs.conformance(), &cache.listen().to_string(), &folder)
-            .await?;
+        let report = content.grade(&world.programs.conformance(), &cache.listen().to_string(), &folder).await?;
         let (passed, failed) = (count(&report, "Pass")?, count(&report, "FAIL")?);
         println!("         {state}: {passed} of {CHECKS}");
         ensure!(passed == CHECKS && failed == 0, "{state}: {passed} passed, {failed} failed\n{report}");
@@ -81,12 +79,7 @@ impl Content {
         let mut entry = descriptor(MANIFEST, &referrer);
         entry["artifactType"] = json!("application/vnd.example.signature");
         let referrers = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [entry] });
-        Self {
-            blob,
-            image,
-            referrer,
-            referrers: referrers.to_string().into_bytes(),
-        }
+        Self { blob, image, referrer, referrers: referrers.to_string().into_bytes() }
     }
 
     async fn push(&self, endpoint: &str) -> Result<()> {
@@ -165,12 +158,9 @@ impl Registry {
     }
 
     async fn put_blob(&self, content: &[u8]) -> Result<()> {
-        let begin = self.http.post(self.base.join("blobs/uploads/")?).header(CONTENT_LENGTH, 0);
-        let begun = begin.send().await?.error_for_status()?;
-        let location = begun
-            .headers()
-            .get(LOCATION)
-            .context("the registry began an upload without a Location")?;
+        let request = self.http.post(self.base.join("blobs/uploads/")?).header(CONTENT_LENGTH, 0);
+        let answer = request.send().await?.error_for_status()?;
+        let location = answer.headers().get(LOCATION).context("the registry began an upload without a Location")?;
         let mut target = self.base.join(location.to_str()?)?;
         target.query_pairs_mut().append_pair("digest", &digest(content));
         let put = self.http.put(target).header(CONTENT_TYPE, LAYER_TYPE).body(content.to_vec());

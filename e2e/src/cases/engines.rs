@@ -42,7 +42,7 @@ async fn pull_everything(world: &World) -> Result<()> {
         remove_all(world, &engines).await?;
         cut.begin(world)?;
         let pulled = pull_all(&engines, &world.images.all()).await;
-        cut.end(world)?;
+        reopen(world)?;
         pulled.with_context(|| format!("with the upstream cut off ({cut:?})"))?;
     }
 
@@ -117,12 +117,10 @@ impl Cut {
             Self::BlackHole => world.lab.black_hole(address),
         })
     }
+}
 
-    fn end(self, world: &World) -> Result<()> {
-        [DOCKER_HUB, TOKEN_SERVER]
-            .into_iter()
-            .try_for_each(|address| world.lab.reopen(address))
-    }
+fn reopen(world: &World) -> Result<()> {
+    [DOCKER_HUB, TOKEN_SERVER].into_iter().try_for_each(|address| world.lab.reopen(address))
 }
 
 async fn warm_tag(world: &World) -> Result<()> {
@@ -135,7 +133,7 @@ async fn warm_tag(world: &World) -> Result<()> {
 
     Cut::BlackHole.begin(world)?;
     let answered = answer_times(&http, &url).await;
-    Cut::BlackHole.end(world)?;
+    reopen(world)?;
 
     let answered = answered?;
     println!("         a warm tag without its upstream: {answered:.1?}");
@@ -157,12 +155,7 @@ async fn answer_times(http: &reqwest::Client, url: &str) -> Result<Vec<Duration>
 }
 
 async fn get(http: &reqwest::Client, url: &str) -> Result<()> {
-    let answer = http
-        .get(url)
-        .header("accept", crate::package::layout::MANIFEST)
-        .send()
-        .await?
-        .error_for_status()?;
+    let answer = http.get(url).header("accept", crate::package::layout::MANIFEST).send().await?.error_for_status()?;
     answer.bytes().await.map(drop).context("the body broke off")
 }
 

@@ -52,7 +52,7 @@ impl Image {
 
     /// The blobs (configs and layers) that a client of this machine's platform pulls: digest and size.
     pub fn blobs(&self) -> Result<Vec<(String, u64)>> {
-        let index = self.document_at(&self.layout.join("index.json"))?;
+        let index = document_at(&self.layout.join("index.json"))?;
         let mut manifest = self.document(&index["manifests"][0]["digest"])?;
         // An index lists this machine's platform first.
         if manifest["manifests"].is_array() {
@@ -72,13 +72,13 @@ impl Image {
 
     fn document(&self, digest: &Value) -> Result<Value> {
         let digest = digest.as_str().unwrap_or_default();
-        self.document_at(&self.layout.join("blobs").join(digest.replace(':', "/")))
+        document_at(&self.layout.join("blobs").join(digest.replace(':', "/")))
     }
+}
 
-    fn document_at(&self, path: &Path) -> Result<Value> {
-        let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_slice(&text).with_context(|| format!("{} is not JSON", path.display()))
-    }
+fn document_at(path: &Path) -> Result<Value> {
+    let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("{} is not JSON", path.display()))
 }
 
 /// The images of a run.

@@ -77,8 +77,7 @@ pub fn pack(root: &Path, since: Option<SystemTime>, out: &mut dyn Write) -> Resu
             continue;
         }
         let name = path.strip_prefix(root).context("a walk left its root")?;
-        tar.append_path_with_name(&path, name)
-            .with_context(|| format!("cannot pack {}", path.display()))?;
+        tar.append_path_with_name(&path, name).with_context(|| format!("cannot pack {}", path.display()))?;
     }
     tar.into_inner().map(drop).context("cannot end a layer")
 }

@@ -10,7 +10,7 @@ use crate::install::Programs;
 use crate::lab::{Lab, NODE2, NODE17, Node, Process};
 
 /// How long containerd may take to collect the blobs of a removed image.
-const COLLECT_LIMIT: Duration = Duration::from_secs(60);
+const COLLECT_LIMIT: Duration = Duration::from_mins(1);
 
 /// Which containerd; their configuration differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,12 +79,7 @@ impl Containerd {
         let mut command = home.command(folder.join("containerd"))?;
         command.args(["--config", "/etc/containerd/config.toml"]);
         let process = lab.spawn(node.name, command)?;
-        let mut engine = Self {
-            cri: programs.cri(),
-            ctr: folder.join("ctr"),
-            home,
-            process,
-        };
+        let mut engine = Self { cri: programs.cri(), ctr: folder.join("ctr"), home, process };
         engine.wait_until_ready().await?;
         Ok(engine)
     }
@@ -156,11 +151,7 @@ fn configuration(major: Major, home: &Home) -> String {
         "{}\n[grpc]\naddress = \"{}/containerd.sock\"\n",
         major.images_configuration().replacen(
             '\n',
-            &format!(
-                "\nroot = \"{}/root\"\nstate = \"{}/state\"\n",
-                home.folder.display(),
-                home.sockets().display()
-            ),
+            &format!("\nroot = \"{}/root\"\nstate = \"{}/state\"\n", home.folder.display(), home.sockets().display()),
             1
         ),
         home.sockets().display()

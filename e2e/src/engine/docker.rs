@@ -13,7 +13,7 @@ use crate::lab::{DOCKER1, Lab, Process};
 #[derive(Debug)]
 pub struct Docker {
     home: Home,
-    docker: PathBuf,
+    client: PathBuf,
     process: Process,
 }
 
@@ -24,11 +24,7 @@ impl Docker {
         let home = Home::create(DOCKER1, lab.dir(DOCKER1.name)?, folders)?;
         home.write("etc/docker/daemon.json", &configuration(&home, mirror).to_string())?;
         let process = lab.spawn(DOCKER1.name, home.command(programs.dockerd())?)?;
-        let mut engine = Self {
-            docker: programs.docker(),
-            home,
-            process,
-        };
+        let mut engine = Self { client: programs.docker(), home, process };
         engine.wait_until_ready().await?;
         Ok(engine)
     }
@@ -64,7 +60,7 @@ impl Docker {
 
     async fn docker(&self, words: &[&str]) -> Result<String> {
         let host = self.host();
-        ask(&self.docker, &[&["--host", host.as_str()], words].concat()).await
+        ask(&self.client, &[&["--host", host.as_str()], words].concat()).await
     }
 
     fn host(&self) -> String {
@@ -72,9 +68,9 @@ impl Docker {
     }
 
     async fn wait_until_ready(&mut self) -> Result<()> {
-        let (docker, host) = (self.docker.clone(), self.host());
+        let (client, host) = (self.client.clone(), self.host());
         self.process
-            .until(START_LIMIT, async || ask(&docker, &["--host", &host, "version"]).await.is_ok())
+            .until(START_LIMIT, async || ask(&client, &["--host", &host, "version"]).await.is_ok())
             .await
             .context("dockerd does not answer")
     }

@@ -15,7 +15,7 @@ pub use docker::Docker;
 use crate::lab::{Node, network};
 
 /// How long an engine may take to answer on its socket.
-const START_LIMIT: std::time::Duration = std::time::Duration::from_secs(60);
+const START_LIMIT: std::time::Duration = std::time::Duration::from_mins(1);
 
 /// What every engine can do, whatever its dialect.
 #[derive(Debug)]

@@ -20,11 +20,8 @@ const PLACES: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/u
 
 /// Installs the packages of the tools that are not there.
 pub fn install_missing() -> Result<()> {
-    let missing: Vec<&str> = TOOLS
-        .iter()
-        .filter(|(program, _)| !is_there(program))
-        .map(|(_, package)| *package)
-        .collect();
+    let missing: Vec<&str> =
+        TOOLS.iter().filter(|(program, _)| !is_there(program)).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -40,7 +37,5 @@ pub fn install_missing() -> Result<()> {
 }
 
 fn is_there(program: &str) -> bool {
-    PLACES
-        .iter()
-        .any(|place| std::path::Path::new(place).join(program).is_file())
+    PLACES.iter().any(|place| std::path::Path::new(place).join(program).is_file())
 }

@@ -53,10 +53,8 @@ pub fn folder(cache: &Path, suite: Suite, package: &str) -> PathBuf {
 
 /// Fetches and unpacks the packages that are not there.
 pub fn fetch_missing(cache: &Path) -> Result<()> {
-    let missing: Vec<_> = PACKAGES
-        .into_iter()
-        .filter(|(suite, package)| !folder(cache, *suite, package).is_dir())
-        .collect();
+    let missing: Vec<_> =
+        PACKAGES.into_iter().filter(|(suite, package)| !folder(cache, *suite, package).is_dir()).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -93,9 +91,7 @@ impl Archive {
             let download = fresh.path().join(package);
             fs::create_dir(&download).context("cannot make a folder for a package")?;
             finish(
-                self.apt_get()
-                    .args(["download", "-qq", &format!("{package}/{}", suite.name())])
-                    .current_dir(&download),
+                self.apt_get().args(["download", "-qq", &format!("{package}/{}", suite.name())]).current_dir(&download),
             )?;
             finish(Command::new("dpkg-deb").arg("-x").arg(only_file(&download)?).arg(&tree))?;
         }
@@ -133,10 +129,7 @@ fn listed_mirror() -> Result<Option<String>> {
         "$(LABEL) $(REPO_URI)",
         "Created-By: Packages",
     ]))?;
-    Ok(listing
-        .lines()
-        .find_map(|line| line.strip_prefix("Debian "))
-        .map(str::to_owned))
+    Ok(listing.lines().find_map(|line| line.strip_prefix("Debian ")).map(str::to_owned))
 }
 
 fn sources(mirror: &str) -> String {

@@ -74,13 +74,7 @@ impl CacheServer {
     /// Starts a server and waits until it is ready.
     pub async fn start(lab: &Lab, setup: CacheServerSetup) -> Result<Self> {
         let folder = lab.dir(&format!("servers/{}", setup.name))?;
-        let mut server = Self {
-            log: lab.log_path(&setup.name)?,
-            folder,
-            setup,
-            process: None,
-            http: http_client()?,
-        };
+        let mut server = Self { log: lab.log_path(&setup.name)?, folder, setup, process: None, http: http_client()? };
         server.write_configuration()?;
         server.write_secrets()?;
         server.launch().await?;
@@ -161,11 +155,7 @@ impl CacheServer {
     pub async fn metrics(&self) -> Result<String> {
         let url = format!("http://{}/metrics", self.setup.metrics);
         let answer = self.http.get(&url).send().await.context("the cache server gives no metrics")?;
-        answer
-            .error_for_status()?
-            .text()
-            .await
-            .context("the metrics of the cache server broke off")
+        answer.error_for_status()?.text().await.context("the metrics of the cache server broke off")
     }
 
     /// The memory that it holds now.
@@ -175,9 +165,7 @@ impl CacheServer {
 
     /// Its process, if it runs.
     pub fn process(&self) -> Result<&Process> {
-        self.process
-            .as_ref()
-            .with_context(|| format!("the cache server {} does not run", self.setup.name))
+        self.process.as_ref().with_context(|| format!("the cache server {} does not run", self.setup.name))
     }
 
     fn write_configuration(&self) -> Result<()> {
@@ -187,19 +175,17 @@ impl CacheServer {
     fn write_secrets(&self) -> Result<()> {
         let folder = self.secrets();
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        self.setup
-            .secrets
-            .iter()
-            .try_for_each(|(file, content)| write(&folder.join(file), content))
+        self.setup.secrets.iter().try_for_each(|(file, content)| write(&folder.join(file), content))
     }
 
     async fn launch(&mut self) -> Result<()> {
         let mut process = Process::spawn(&self.setup.name, self.command()?, &self.log)?;
         let url = format!("http://{}/readyz", self.setup.metrics);
         process
-            .until(READY_LIMIT, async || {
-                matches!(self.http.get(&url).send().await, Ok(answer) if answer.status().is_success())
-            })
+            .until(
+                READY_LIMIT,
+                async || matches!(self.http.get(&url).send().await, Ok(answer) if answer.status().is_success()),
+            )
             .await?;
         self.process = Some(process);
         Ok(())
@@ -232,11 +218,7 @@ impl CacheServer {
 }
 
 fn http_client() -> Result<reqwest::Client> {
-    reqwest::Client::builder()
-        .no_proxy()
-        .timeout(Duration::from_secs(5))
-        .build()
-        .context("cannot make an HTTP client")
+    reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().context("cannot make an HTTP client")
 }
 
 fn write(path: &Path, content: &str) -> Result<()> {

@@ -121,9 +121,7 @@ impl Drop for RunFolder {
 fn remove_abandoned(runs: &Path) -> Result<()> {
     for entry in fs::read_dir(runs).with_context(|| format!("cannot read {}", runs.display()))? {
         let path = entry?.path();
-        let state: Option<State> = fs::read(path.join(STATE))
-            .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok());
+        let state: Option<State> = fs::read(path.join(STATE)).ok().and_then(|text| serde_json::from_slice(&text).ok());
         if let Some(state) = state {
             if state.runner.is_alive() {
                 continue;

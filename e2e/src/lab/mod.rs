@@ -90,6 +90,7 @@ pub struct Lab {
     cache: PathBuf,
 }
 
+#[allow(clippy::unused_self, reason = "cutting off is something that one has a laboratory for")]
 impl Lab {
     /// A laboratory that keeps this run's files in `work` and reusable ones in `cache`; both must exist.
     #[must_use]

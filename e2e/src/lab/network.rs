@@ -76,9 +76,8 @@ pub fn reopen(address: Ipv4Addr) -> Result<()> {
     let listing = run_text(&["-a", "list", "chain", "inet", "lab", "in"])?;
     let mark = format!("comment \"{address}\"");
     for line in listing.lines().filter(|line| line.contains(&mark)) {
-        let (_, handle) = line
-            .rsplit_once("# handle ")
-            .with_context(|| format!("nft printed a rule without a handle: {line}"))?;
+        let (_, handle) =
+            line.rsplit_once("# handle ").with_context(|| format!("nft printed a rule without a handle: {line}"))?;
         run("nft", ["delete", "rule", "inet", "lab", "in", "handle", handle.trim()])?;
     }
     Ok(())

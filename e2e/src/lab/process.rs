@@ -34,14 +34,9 @@ impl Process {
             .with_context(|| format!("cannot write the log {}", log.display()))?;
         let err = out.try_clone().context("cannot share the log file")?;
         command.stdin(Stdio::null()).stdout(out).stderr(err);
-        let child = command
-            .spawn()
-            .with_context(|| format!("cannot start {name}: {}", command.get_program().display()))?;
-        Ok(Self {
-            name: name.to_owned(),
-            child,
-            log: log.to_owned(),
-        })
+        let child =
+            command.spawn().with_context(|| format!("cannot start {name}: {}", command.get_program().display()))?;
+        Ok(Self { name: name.to_owned(), child, log: log.to_owned() })
     }
 
     /// The name it was started under.
@@ -76,9 +71,7 @@ impl Process {
 
     /// The exit status, if it has ended.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        self.child
-            .try_wait()
-            .with_context(|| format!("cannot wait for {}", self.name))
+        self.child.try_wait().with_context(|| format!("cannot wait for {}", self.name))
     }
 
     /// Asks it to end with SIGTERM and waits; one that does not end in time is killed, which is an error.
@@ -124,12 +117,7 @@ impl Process {
         let deadline = Instant::now() + limit;
         while !ready().await {
             if let Some(status) = self.ended()? {
-                bail!(
-                    "{} ended ({}) before it was ready:\n{}",
-                    self.name,
-                    how_it_ended(status),
-                    tail(&self.log)
-                );
+                bail!("{} ended ({}) before it was ready:\n{}", self.name, how_it_ended(status), tail(&self.log));
             }
             if Instant::now() >= deadline {
                 bail!("{} was not ready within {limit:?}:\n{}", self.name, tail(&self.log));
@@ -169,9 +157,7 @@ pub fn tail(log: &Path) -> String {
 }
 
 fn read_lossy(path: &Path) -> String {
-    std::fs::read(path)
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        .unwrap_or_default()
+    std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }
 
 fn how_it_ended(status: ExitStatus) -> String {

@@ -20,11 +20,7 @@ pub struct Hashing<W> {
 impl<W: Write> Hashing<W> {
     /// Passes on to `inner`.
     pub fn new(inner: W) -> Self {
-        Self {
-            inner,
-            context: Context::new(&SHA256),
-            size: 0,
-        }
+        Self { inner, context: Context::new(&SHA256), size: 0 }
     }
 
     /// What it passed on to, the sha256 in hexadecimal, and the number of bytes.

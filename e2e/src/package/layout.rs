@@ -54,7 +54,6 @@ pub struct Layer {
     pub diff_id: String,
 }
 
-
 /// A folder that becomes an OCI layout.
 #[derive(Debug)]
 pub struct Layout {
@@ -67,13 +66,11 @@ impl Layout {
         let blobs = folder.join("blobs/sha256");
         fs::create_dir_all(&blobs).with_context(|| format!("cannot make {}", blobs.display()))?;
         write(&folder.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-        Ok(Self {
-            folder: folder.to_owned(),
-        })
+        Ok(Self { folder: folder.to_owned() })
     }
 
-    /// Adds a layer: `fill` writes its files.
-    pub fn add_layer<F>(&self, compression: Compression, fill: F) -> Result<Layer>
+    /// Adds a layer: `contents` writes its files.
+    pub fn add_layer<F>(&self, compression: Compression, contents: F) -> Result<Layer>
     where
         F: FnOnce(&mut dyn Write) -> Result<()>,
     {
@@ -81,15 +78,12 @@ impl Layout {
         let file = File::create(&temporary).with_context(|| format!("cannot write {}", temporary.display()))?;
         let gzip = GzEncoder::new(Hashing::new(BufWriter::new(file)), compression);
         let mut tar = Hashing::new(gzip);
-        fill(&mut tar)?;
+        contents(&mut tar)?;
         let (gzip, diff_id, _) = tar.finish();
         let (mut file, sha256, size) = gzip.finish().context("cannot end a layer")?.finish();
         file.flush().context("cannot write a layer")?;
         fs::rename(&temporary, self.blob(&sha256)).context("cannot name a layer")?;
-        Ok(Layer {
-            blob: descriptor(LAYER, sha256, size),
-            diff_id,
-        })
+        Ok(Layer { blob: descriptor(LAYER, sha256, size), diff_id })
     }
 
     /// Adds the manifest and config of an image; `config` is the `config` part of the latter.
@@ -150,11 +144,7 @@ impl Layout {
 }
 
 fn descriptor(media_type: &str, sha256: String, size: u64) -> Descriptor {
-    Descriptor {
-        media_type: media_type.to_owned(),
-        sha256,
-        size,
-    }
+    Descriptor { media_type: media_type.to_owned(), sha256, size }
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {

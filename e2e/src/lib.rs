@@ -1,0 +1,17 @@
+//! Everything that runs the product for real: its tests, its checks, its images.
+//!
+//! In reading order: [`install`] (what a bare machine lacks), [`content`] and [`package`] (images without an engine),
+//! [`lab`] (a network without a way out, and processes in it), [`upstream`] and [`engine`] (the registries beyond the
+//! cache, and the runtimes before it), [`suite`] and [`cases`] (what is shown with them), [`run`] (a run from end to end), [`checks`] (cargo's own).
+
+pub mod cases;
+pub mod checks;
+pub mod command;
+pub mod content;
+pub mod engine;
+pub mod install;
+pub mod lab;
+pub mod package;
+pub mod run;
+pub mod suite;
+pub mod upstream;
