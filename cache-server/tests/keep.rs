@@ -376,6 +376,39 @@ async fn a_fill_that_is_not_answered_yet_is_not_shared_with_another_whose_upstre
 }
 
 #[tokio::test]
+async fn a_fill_that_another_mirror_was_denied_fails_nobody_else() {
+    for status in [401, 404, 503] {
+        let (open, closed, _setup, cache) = two_mirrors(status).await;
+        let client = cache.client();
+        let body = bytes(1, 300_000);
+        let digest = open.blob("team/app", &body);
+        let gate = Gate::closed();
+        closed.play_all(Play::HoldThenStatus(gate.clone(), status));
+        let (own, foreign) = (
+            format!("/repository/open/v2/team/app/blobs/{digest}"),
+            format!("/repository/closed/v2/team/app/blobs/{digest}"),
+        );
+        let asks = async {
+            until("the other mirror's fill has begun", || closed.count("GET", &digest) == 1).await;
+            let several = futures_util::future::join_all((0..5).map(|_| client.get(&own)));
+            let (served, ()) = tokio::join!(several, async {
+                until("all wait", || cache.server().connections.len() >= 6).await;
+                // Nothing tells that the last of them has joined; a moment is enough, and less would test less.
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                gate.open();
+            });
+            served
+        };
+        let (denied, served) = tokio::join!(client.get(&foreign), asks);
+        assert_eq!(denied.status, if status == 503 { 503 } else { 404 }, "{denied:?}");
+        for answer in served {
+            answer.assert_is(200, &body);
+        }
+        assert_eq!(open.count("GET", &digest), 1);
+    }
+}
+
+#[tokio::test]
 async fn a_manifest_of_one_mirror_is_not_served_by_another() {
     let (open, closed, _setup, cache) = two_mirrors(404).await;
     let body = manifest_of(&[b"config"]);
