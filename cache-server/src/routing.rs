@@ -239,14 +239,12 @@ impl Routing {
 /// The ways in to one mirror, as text.
 fn way_in(mirror: &MirrorSettings) -> String {
     let (name, registry) = (&mirror.name, &mirror.registry);
-    let mut way = format!("{name} by /repository/{name}/v2/<image>, /v2/{name}/<image>, /v2/{registry}/<image>, ns={registry}");
-    for connector in &mirror.connectors {
-        match connector {
-            ConnectorSettings::Port { port, .. } => way.push_str(&format!(", port {port}")),
-            ConnectorSettings::Host { host } => way.push_str(&format!(", host {host}")),
-        }
-    }
-    way
+    let paths = format!("/repository/{name}/v2/<image>, /v2/{name}/<image>, /v2/{registry}/<image>, ns={registry}");
+    let connectors = mirror.connectors.iter().map(|connector| match connector {
+        ConnectorSettings::Port { port, .. } => format!(", port {port}"),
+        ConnectorSettings::Host { host } => format!(", host {host}"),
+    });
+    format!("{name} by {paths}{}", connectors.collect::<String>())
 }
 
 /// A host header in lower case, without port and final dot.

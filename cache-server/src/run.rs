@@ -18,6 +18,9 @@ use crate::{
 /// How often files are looked at for changes. Kubernetes renews mounted files at its own pace; this adds at most so much.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
+/// How long the end of the process waits for the volume.
+const SETTLE: Duration = Duration::from_secs(5);
+
 /// How the process was started.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -132,6 +135,9 @@ impl Running {
         connections.close();
         if tokio::time::timeout(grace, connections.wait()).await.is_err() {
             tracing::warn!(connections = connections.len(), "transfers were still running at the end of the grace and are cut; raise limits.drain if they should not be");
+        }
+        if tokio::time::timeout(SETTLE, self.server.store.settle()).await.is_err() {
+            tracing::warn!("the volume is too slow: blobs that are whole will be given their names by the next process");
         }
     }
 }

@@ -31,7 +31,7 @@ use crate::names::{ByteSize, HOST_PATTERN, REGISTRY_PATTERN, SecretRef, Span};
         .message("anonymousPull must be true: this version has no logins, so a repository without anonymous pulls could be pulled by nobody"),
 )]
 pub struct RegistryMirrorSpec {
-    /// Name of the CacheServer that serves this mirror.
+    /// Name of the `CacheServer` that serves this mirror.
     #[serde(default = "default_server")]
     #[schemars(length(min = 1, max = 63))]
     pub server: String,

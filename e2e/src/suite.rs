@@ -16,6 +16,9 @@ use crate::upstream::Upstream;
 /// No case may hang a run.
 const CASE_LIMIT: Duration = Duration::from_secs(600);
 
+/// Longer lines of logs are cut.
+const LINE_BYTES: usize = 600;
+
 /// What every case may use.
 #[derive(Debug)]
 pub struct World {
@@ -114,5 +117,10 @@ fn show_logs(work: &Path, begun: Instant) -> Result<()> {
 }
 
 fn indented(text: &str) -> String {
-    text.lines().map(|line| format!("    {line}\n")).collect()
+    text.lines()
+        .map(|line| {
+            let end = line.floor_char_boundary(LINE_BYTES);
+            format!("    {}\n", &line[..end])
+        })
+        .collect()
 }

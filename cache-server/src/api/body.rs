@@ -22,6 +22,8 @@ enum Content {
     None,
     Bytes(Option<Bytes>),
     Stream { stream: BoxStream<'static, Result<Bytes, Failure>>, left: Option<u64> },
+    /// A stream that failed, before hyper is told.
+    Failed(Option<BodyError>),
     Page(axum::body::Body),
 }
 
@@ -71,8 +73,18 @@ impl http_body::Body for Body {
                 if let (Some(left), Some(Ok(bytes))) = (left, &next) {
                     *left = left.saturating_sub(bytes.len() as u64);
                 }
-                next.map(|result| result.map_err(BodyError::from))
+                match next {
+                    Some(Err(failure)) => {
+                        // hyper drops what it has not written yet when a body fails. It writes first when the body is
+                        // not ready, so that the client gets the header and every byte that was there.
+                        self.content = Content::Failed(Some(failure.into()));
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                    next => next.map(|result| result.map_err(BodyError::from)),
+                }
             }
+            Content::Failed(error) => error.take().map(Err),
             Content::Page(body) => match ready!(Pin::new(body).poll_frame(cx)) {
                 Some(Ok(frame)) => frame.into_data().ok().map(Ok),
                 Some(Err(error)) => Some(Err(error.into())),
@@ -94,7 +106,7 @@ impl http_body::Body for Body {
             Content::None | Content::Bytes(None) => SizeHint::with_exact(0),
             Content::Bytes(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
             Content::Stream { left: Some(left), .. } => SizeHint::with_exact(*left),
-            Content::Stream { left: None, .. } => SizeHint::default(),
+            Content::Stream { left: None, .. } | Content::Failed(_) => SizeHint::default(),
             Content::Page(body) => body.size_hint(),
         }
     }

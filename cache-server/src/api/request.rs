@@ -54,7 +54,9 @@ impl Client {
 
 /// Whether a path belongs to the registry API, not to the pages.
 pub(super) fn is_registry_path(path: &str) -> bool {
-    path == "/v2" || path.starts_with("/v2/") || path.starts_with("/repository/")
+    // Reverse proxies like to double slashes.
+    let path = path.trim_start_matches('/');
+    path == "v2" || path.starts_with("v2/") || path.starts_with("repository/")
 }
 
 /// Routes a request.

@@ -35,6 +35,7 @@ impl ImageName {
     }
 
     /// The parts between the slashes; at least one.
+    #[must_use]
     pub fn components(&self) -> impl DoubleEndedIterator<Item = &str> {
         self.0.split('/')
     }

@@ -19,10 +19,10 @@ use super::{
 };
 
 /// The settings that the objects describe. With a mistake noted they are worth nothing.
-pub(super) fn settings(objects: Objects, secrets: &Secrets, main_port: Option<u16>, mistakes: &mut Mistakes) -> Settings {
-    only_one_server(&objects, mistakes);
+pub(super) fn settings(objects: &Objects, secrets: &Secrets, main_port: Option<u16>, mistakes: &mut Mistakes) -> Settings {
+    only_one_server(objects, mistakes);
     names_occur_once(&objects.mirrors, mistakes);
-    servers_agree(&objects, mistakes);
+    servers_agree(objects, mistakes);
     connectors_occur_once(&objects.mirrors, main_port, mistakes);
 
     let known: Vec<&str> = objects.mirrors.iter().map(|mirror| mirror.name.as_str()).collect();
@@ -252,7 +252,7 @@ mod tests {
         let text: Vec<String> = objects.iter().map(ToString::to_string).collect();
         read.read("test.yaml", text.join("\n---\n").as_bytes(), &mut mistakes);
         let files = files.iter().map(|(name, text)| ((*name).to_owned(), SecretBytes(text.clone().into_bytes())));
-        let made = settings(read, &Secrets(Some(files.collect())), Some(5000), &mut mistakes);
+        let made = settings(&read, &Secrets(Some(files.collect())), Some(5000), &mut mistakes);
         mistakes.unless_any(made).map_err(|mistakes| mistakes.to_string())
     }
 
@@ -315,7 +315,8 @@ mod tests {
             (vec![object("HostedRepository", "a", json!({}))], "HostedRepository a, kind: must be RegistryMirror or CacheServer"),
             (vec![with(mirror("a"), "/apiVersion", json!("v1"))], "RegistryMirror a, apiVersion: must be entrepot.dev/v1alpha1, got \"v1\""),
             (vec![with(mirror("a"), "/metadata/name", json!(""))], "metadata.name: must be set"),
-            (vec![with(mirror("a"), "/metadata/name", json!("A.b"))], "metadata.name: a repository name must be"),
+            (vec![with(mirror("a"), "/metadata/name", json!("A.b"))], "RegistryMirror A.b: a repository name must be"),
+            (vec![with(mirror("a"), "/metadata/name", json!("A"))], "metadata.name: a repository name must be"),
             (vec![with(mirror("a"), "/metadata/name", json!("library"))], "choose another name"),
             (vec![with(mirror("a"), "/extra", json!(1))], "RegistryMirror a, extra: unknown field"),
             (vec![with(mirror("a"), "/spec", json!({}))], "spec.upstream: must be set"),
@@ -327,7 +328,8 @@ mod tests {
             (vec![with(mirror("a"), "/spec/upstream/url", json!("https://a.example.com/v2/"))], "remove /v2"),
             (vec![with(mirror("a"), "/spec/upstream/proxyURL", json!("http://p/x"))], "spec.upstream.proxyURL: must be scheme, host and port only"),
             (vec![with(mirror("a"), "/spec/upstream/tokenHosts", json!(["ok", "*.x"]))], "spec.upstream.tokenHosts[1]: must be a host name"),
-            (vec![with(mirror("a"), "/spec/upstream/caBundle", json!("no pem"))], "spec.upstream.caBundle: there must be at least one certificate"),
+            (vec![with(mirror("a"), "/spec/upstream/caBundle", json!("no pem"))], "spec.upstream: caBundle must be certificates in PEM"),
+            (vec![with(mirror("a"), "/spec/upstream/caBundle", json!("-----BEGIN RSA"))], "spec.upstream.caBundle: "),
             (vec![with(mirror("a"), "/spec/upstream/clientCertificateSecretRef", secret.clone())], "add s_tls.crt and s_tls.key"),
             (vec![with(mirror("a"), "/spec/upstream/credentialsSecretRef", secret.clone())], "spec: anonymousPull must be set"),
             (

@@ -61,12 +61,12 @@ impl Walk<'_> {
     fn object(&mut self, fields: &Map<String, Value>, schema: &Value, field: &str) {
         let Some(known) = schema["properties"].as_object() else { return };
         for (name, value) in fields {
-            match known.get(name) {
-                Some(schema) => self.value(value, schema, &format!("{field}.{name}")),
-                None => {
-                    let names: Vec<&str> = known.keys().map(String::as_str).collect();
-                    self.note(&format!("{field}.{name}"), format!("unknown field; known here are {}", names.join(", ")));
-                }
+            let path = format!("{field}.{name}");
+            if let Some(schema) = known.get(name) {
+                self.value(value, schema, &path);
+            } else {
+                let names: Vec<&str> = known.keys().map(String::as_str).collect();
+                self.note(&path, format!("unknown field; known here are {}", names.join(", ")));
             }
         }
         for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {

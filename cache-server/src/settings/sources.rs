@@ -68,7 +68,7 @@ impl Settings {
             }
         }
         let secrets = readable(files.secrets, &mut mistakes);
-        let settings = settings(objects, &secrets, sources.main_port, &mut mistakes);
+        let settings = settings(&objects, &secrets, sources.main_port, &mut mistakes);
         mistakes.unless_any(Loaded { settings, fingerprint })
     }
 }

@@ -106,7 +106,8 @@ impl Fill {
         match ended.unwrap_or_else(|_| Err(failed_to("fill", io::Error::other("the fill panicked; this is a bug")))) {
             Ok((total, reservation)) => {
                 self.store.blobs.broken.remove(&digest);
-                // Readers go on at once; making it durable is not their concern.
+                // Readers go on at once; making it durable is not their concern, but the process waits for it.
+                let _committing = self.store.committing.token();
                 self.growing.publish(Phase::Whole { total });
                 let (store, growing) = (Arc::clone(&self.store), Arc::clone(&self.growing));
                 blocking(move || store.commit(&growing, total, reservation)).await;
@@ -128,6 +129,10 @@ impl Fill {
     /// Downloads, writes and hashes until the end; the size, when all is right.
     async fn to_end(&self) -> Result<(u64, Reservation), Failure> {
         let written = self.rehash().await?;
+        if written.offset > 0 && written.hasher.clone().finish() == *self.growing.digest() {
+            // An earlier process had it all and ended before it could give the file its name.
+            return Ok((written.offset, self.store.usage.reserve(written.offset)));
+        }
         let (download, written) = self.begin(written).await?;
         let total = download.total();
         let mut reservation = self.store.usage.reserve(total.unwrap_or_default());

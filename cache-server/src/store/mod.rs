@@ -32,6 +32,7 @@ mod verification;
 use std::{fs::File, io, path::PathBuf, sync::Arc};
 
 use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
 
 use blobs::Blobs;
 use layout::Layout;
@@ -86,6 +87,7 @@ pub struct Store {
     observer: Arc<dyn Observer>,
     sweep_wanted: Notify,
     sweeping: tokio::sync::Mutex<()>,
+    committing: TaskTracker,
     /// Held for the lock that it carries.
     _lock: File,
 }
@@ -107,6 +109,7 @@ impl Store {
             observer,
             sweep_wanted: Notify::new(),
             sweeping: tokio::sync::Mutex::new(()),
+            committing: TaskTracker::new(),
             _lock: lock,
         }))
     }
@@ -124,6 +127,13 @@ impl Store {
     /// an empty one begins: content that one identity could read is never handed out on behalf of another.
     pub fn tree(self: &Arc<Self>, repository: &crds::names::RepositoryName, identity: &str) -> io::Result<Arc<Tree>> {
         Tree::open(Arc::clone(self), repository, identity)
+    }
+
+    /// Waits until every blob that is whole has its name. For the end of the process: fills that are not whole are
+    /// resumed by the next one.
+    pub async fn settle(&self) {
+        self.committing.close();
+        self.committing.wait().await;
     }
 
     /// Bytes of all stored blobs, and of what is being stored; zero until the first count after start has ended.

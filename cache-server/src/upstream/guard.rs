@@ -41,7 +41,9 @@ fn resolver() -> Result<TokioResolver, NetError> {
 
 fn configured(mut builder: ResolverBuilder<TokioRuntimeProvider>) -> Result<TokioResolver, NetError> {
     let options = builder.options_mut();
-    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+    // Not both at once: for a name that /etc/hosts gives an IPv4 address alone, a dead name server would be asked for the
+    // other sort, and waited for.
+    options.ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
     options.negative_max_ttl = Some(LONGEST_ABSENCE);
     builder.build()
 }

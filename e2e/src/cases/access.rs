@@ -212,24 +212,26 @@ impl<'w> Hostile<'w> {
 }
 
 async fn credentials_stay(world: &World) -> Result<()> {
-    let hostile = Hostile::new(world, "thief", 1).await?;
+    let host = spare(SPARE_UPSTREAMS[1]);
     world.upstream.reset_counts();
     let other = spare(SPARE_UPSTREAMS[2]);
     let plain = Trap::set(SocketAddr::from((SPARE_UPSTREAMS[2], 80))).await?;
     let challenges = [
         format!("Bearer realm=\"https://{AUTH}/token\",service=\"registry.docker.io\",scope=\"repository:x:pull\""),
         format!("Bearer realm=\"http://{other}/token\",service=\"x\",scope=\"repository:x:pull\""),
-        format!("Bearer realm=\"https://{}@{AUTH}/token\",service=\"x\"", hostile.host),
-        format!("Bearer realm=\"https://{AUTH}:443/token?x=https://{}\",service=\"x\"", hostile.host),
+        format!("Bearer realm=\"https://{host}@{AUTH}/token\",service=\"x\""),
+        format!("Bearer realm=\"https://{AUTH}:443/token?x=https://{host}\",service=\"x\""),
     ];
     for (number, challenge) in challenges.into_iter().enumerate() {
+        // A server of its own for each: one that has met a bad challenge does not ask again for a while.
+        let hostile = Hostile::new(world, &format!("thief-{number}"), 1).await?;
         let got = hostile.provoke(number, Fault::Challenge(challenge.clone())).await?;
         ensure!(got.status != 200, "{challenge} was answered by a 200");
     }
     ensure!(plain.sprung() == 0, "a token was asked for over plain HTTP");
 
     // A redirect away, after the upstream was shown credentials.
-    hostile.upstream.content().put_image("library/elsewhere", "latest", Vec::new())?;
+    let hostile = Hostile::new(world, "thief", 1).await?;
     hostile
         .provoke(10, Fault::Challenge("Basic realm=\"mine\"".to_owned()))
         .await
@@ -252,10 +254,10 @@ async fn credentials_stay(world: &World) -> Result<()> {
 async fn no_way_inside(world: &World) -> Result<()> {
     let traps = set_traps().await?;
     let hostile = Hostile::new(world, "guide", 3).await?;
-    world.upstream.reset_counts();
     for (number, host) in hosts_inside().into_iter().enumerate() {
         let realm = format!("Bearer realm=\"https://{host}/token\",service=\"x\"");
-        let got = hostile.provoke(number, Fault::Challenge(realm)).await?;
+        let challenged = Hostile::new(world, &format!("guide-{number}"), 3).await?;
+        let got = challenged.provoke(number, Fault::Challenge(realm)).await?;
         ensure!(got.status >= 400, "a realm at {host} was answered by {}", got.summary());
         for scheme in ["https", "http"] {
             let location = format!("{scheme}://{host}/blob");

@@ -1,6 +1,6 @@
 //! The read-only mode of the OCI conformance suite through a mirror.
 //!
-//! The suite is told what there is (two tags, a manifest, a blob, a subject with a referrer) and asks for it in every
+//! The suite is told what there is (two tags, a manifest, two blobs, a subject with a referrer) and asks for it in every
 //! way that the specification names. Its program ends badly after the report, so the report is what counts.
 
 use std::path::Path;
@@ -116,7 +116,7 @@ impl Content {
             .env("OCI_API_TAGS_DELETE", "false")
             .env("OCI_RO_DATA_TAGS", "one two")
             .env("OCI_RO_DATA_MANIFESTS", digest(&self.image))
-            .env("OCI_RO_DATA_BLOBS", digest(&self.blob))
+            .env("OCI_RO_DATA_BLOBS", format!("{} {}", digest(&self.blob), digest(EMPTY)))
             .env("OCI_RO_DATA_REFERRERS", digest(&self.image))
             .stdin(Stdio::null())
             .kill_on_drop(true)

@@ -75,10 +75,9 @@ async fn pull_all(engines: &[Engine], images: &[&Image]) -> Result<()> {
 }
 
 async fn remove_all(world: &World, engines: &[Engine]) -> Result<()> {
+    let references = world.images.all().map(Image::reference);
     for engine in engines {
-        for image in world.images.all() {
-            engine.remove(&image.reference()).await?;
-        }
+        engine.remove_all(&references).await?;
     }
     Ok(())
 }
@@ -169,6 +168,7 @@ async fn get(http: &reqwest::Client, url: &str) -> Result<()> {
 
 /// A cache server with one mirror of Docker Hub by the name of `docker-hub`; `more` is added to its spec.
 pub async fn start_cache(world: &World, name: &str, port: u16, more: &str) -> Result<CacheServer> {
+    let bundle = world.upstream.ca_pem().lines().map(|line| format!("      {line}")).collect::<Vec<_>>().join("\n");
     let objects = format!(
         "apiVersion: entrepot.dev/v1alpha1
 kind: RegistryMirror
@@ -177,11 +177,9 @@ metadata:
 spec:
   upstream:
     url: https://registry-1.docker.io
-    caBundle:
-      secretRef:
-        name: upstream-ca
+    caBundle: |
+{bundle}
 {more}"
     );
-    let setup = CacheServerSetup::new(name, port, &objects).secret("upstream-ca_ca.crt", world.upstream.ca_pem());
-    CacheServer::start(&world.lab, setup).await
+    CacheServer::start(&world.lab, CacheServerSetup::new(name, port, &objects)).await
 }

@@ -191,7 +191,8 @@ fn judge(got: &Got, whole: Option<&String>, tally: &Tally) -> Result<()> {
             &tally.right
         }
         (200 | 206, Ending::Closed | Ending::Reset) => &tally.cut,
-        (429 | 500..=504, _) => &tally.refused,
+        // 416: an upstream that lies about a blob's length leaves nothing at that offset.
+        (416 | 429 | 500..=504, _) => &tally.refused,
         _ => bail!("an answer that nothing explains: {}", got.text()),
     };
     counter.fetch_add(1, Ordering::Relaxed);

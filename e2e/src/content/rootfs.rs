@@ -67,6 +67,8 @@ pub fn with_packages(base: &Path, target: &Path, packages: &[&str]) -> Result<Sy
 pub fn pack(root: &Path, since: Option<SystemTime>, out: &mut dyn Write) -> Result<()> {
     let mut tar = tar::Builder::new(out);
     tar.follow_symlinks(false);
+    // Engines do not read GNU's form of files with holes.
+    tar.sparse(false);
     for path in walk(root)? {
         let metadata = fs::symlink_metadata(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let kind = metadata.file_type();

@@ -106,9 +106,11 @@ impl Containerd {
         self.cri(&["pull", reference]).await.map(drop)
     }
 
-    /// Removes an image over the CRI and waits until its blobs are gone.
-    pub async fn remove(&self, reference: &str) -> Result<()> {
-        self.cri(&["remove", reference]).await?;
+    /// Removes all its images over the CRI and waits until no blob is left.
+    pub async fn remove_all(&self, references: &[String]) -> Result<()> {
+        for reference in references {
+            self.cri(&["remove", reference]).await?;
+        }
         let deadline = Instant::now() + COLLECT_LIMIT;
         while !self.blobs().await?.is_empty() {
             if Instant::now() >= deadline {

@@ -50,9 +50,11 @@ impl Docker {
         self.docker(&["pull", "--quiet", reference]).await.map(drop)
     }
 
-    /// Removes an image; dockerd removes its layers before it answers.
-    pub async fn remove(&self, reference: &str) -> Result<()> {
-        self.docker(&["image", "rm", reference]).await.map(drop)
+    /// Removes images; dockerd removes their layers before it answers.
+    pub async fn remove_all(&self, references: &[String]) -> Result<()> {
+        let references = references.iter().map(String::as_str);
+        let words: Vec<&str> = ["image", "rm"].into_iter().chain(references).collect();
+        self.docker(&words).await.map(drop)
     }
 
     /// Ends it.
@@ -93,5 +95,6 @@ fn configuration(home: &Home, mirror: &str) -> serde_json::Value {
         "iptables": false,
         "ip6tables": false,
         "bridge": "none",
+        "userland-proxy": false,
     })
 }

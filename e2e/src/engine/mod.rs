@@ -45,13 +45,13 @@ impl Engine {
         .with_context(|| format!("{} did not pull {reference}", self.name()))
     }
 
-    /// Removes an image and waits until its blobs are gone, so that the next pull fetches them.
-    pub async fn remove(&self, reference: &str) -> Result<()> {
+    /// Removes images; those must be all that it has. Its blobs are gone then, so that the next pull fetches them.
+    pub async fn remove_all(&self, references: &[String]) -> Result<()> {
         match self {
-            Self::Containerd(engine) => engine.remove(reference).await,
-            Self::Docker(engine) => engine.remove(reference).await,
+            Self::Containerd(engine) => engine.remove_all(references).await,
+            Self::Docker(engine) => engine.remove_all(references).await,
         }
-        .with_context(|| format!("{} did not remove {reference}", self.name()))
+        .with_context(|| format!("{} did not remove its images", self.name()))
     }
 
     /// Ends it.

@@ -176,7 +176,7 @@ pub struct Got {
 }
 
 impl Transfer {
-    fn new(ask: Ask, stream: BufReader<TcpStream>, head: &str, began: Instant) -> Result<Self> {
+    fn new(mut ask: Ask, stream: BufReader<TcpStream>, head: &str, began: Instant) -> Result<Self> {
         let mut lines = head.lines();
         let start = lines.next().context("an answer without a first line")?;
         let status: u16 = start
@@ -185,6 +185,10 @@ impl Transfer {
             .and_then(|status| status.parse().ok())
             .with_context(|| format!("not a status line: {start:?}"))?;
         let headers = parse_headers(lines)?;
+        // A server may answer a Range by everything.
+        if let Some((_, offset)) = ask.expected.as_mut().filter(|_| status == 200) {
+            *offset = 0;
+        }
         Ok(Self {
             framing: framing(&headers, ask.method == "HEAD" || status == 304)?,
             status,

@@ -22,8 +22,6 @@ pub struct Asked {
     pub path: String,
     /// The `Range` header.
     pub range: Option<String>,
-    /// The `If-Range` header.
-    pub if_range: Option<String>,
     /// The sha256 of the `Authorization` header: enough to tell identities apart.
     pub authorization: Option<String>,
     /// The account whose password the request carries in any form: a header, the query, a form.

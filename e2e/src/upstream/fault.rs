@@ -292,7 +292,7 @@ async fn encoded(encoding: Encoding, mut answer: Answer) -> Result<Answer> {
 }
 
 fn gzip(body: &[u8]) -> Result<Vec<u8>> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::none());
     encoder.write_all(body).context("failed to compress")?;
     encoder.finish().context("failed to compress")
 }

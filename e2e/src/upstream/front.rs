@@ -292,7 +292,6 @@ fn asked(request: &Request, client: SocketAddr) -> Asked {
         method: request.method.clone(),
         path: request.path.clone(),
         range: request.header(&RANGE).map(str::to_owned),
-        if_range: request.header(&IF_RANGE).map(str::to_owned),
         authorization: request.authorization().map(authorization_hash),
         password_of: password_of(request),
         client: client.ip(),
