@@ -4,17 +4,19 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
+    task::Waker,
 };
 
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 
 use crate::store::growing::{Growing, Mapping};
 
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
+#[repr(u64)]
 pub(super) enum Stage {
     /// The next request.
     Idle = 0,
@@ -28,7 +30,10 @@ pub(super) enum Stage {
 pub struct Connection {
     peer: SocketAddr,
     encrypted: bool,
-    stage: AtomicU8,
+    /// The stage, and in the higher bits the number of the wait: each has its own time.
+    stage: AtomicU64,
+    /// Whoever reads, to be told when the wait for the next request begins.
+    reader: AtomicWaker,
     files: Mutex<Vec<Region>>,
 }
 
@@ -46,7 +51,13 @@ pub(super) struct Part {
 
 impl Connection {
     pub(super) fn new(peer: SocketAddr, encrypted: bool) -> Arc<Self> {
-        Arc::new(Self { peer, encrypted, stage: AtomicU8::new(Stage::Idle as u8), files: Mutex::default() })
+        Arc::new(Self {
+            peer,
+            encrypted,
+            stage: AtomicU64::new(Stage::Idle as u64),
+            reader: AtomicWaker::new(),
+            files: Mutex::default(),
+        })
     }
 
     /// The other end.
@@ -61,16 +72,26 @@ impl Connection {
         !self.encrypted
     }
 
-    pub(super) fn stage(&self) -> Stage {
-        match self.stage.load(Ordering::Relaxed) {
-            0 => Stage::Idle,
-            1 => Stage::Header,
-            _ => Stage::Serving,
+    /// What is waited for, and the number of the wait.
+    pub(super) fn stage(&self) -> (Stage, u64) {
+        let stage = self.stage.load(Ordering::Acquire);
+        match stage % 4 {
+            0 => (Stage::Idle, stage),
+            1 => (Stage::Header, stage),
+            _ => (Stage::Serving, stage),
         }
     }
 
     pub(super) fn enter(&self, stage: Stage) {
-        self.stage.store(stage as u8, Ordering::Relaxed);
+        let next = |before: u64| Some((before / 4 + 1) * 4 + stage as u64);
+        // Never fails, since `next` never refuses.
+        let _ = self.stage.fetch_update(Ordering::AcqRel, Ordering::Relaxed, next);
+    }
+
+    /// Has the reader woken when the answer has ended: HTTP would not ask for the next request by itself, and then no
+    /// time would run for it.
+    pub(super) fn wake_after_serving(&self, reader: &Waker) {
+        self.reader.register(reader);
     }
 
     /// Bytes `start..end` of a blob of `total` bytes as a token that this connection recognises; nothing when the file
@@ -116,5 +137,6 @@ impl Serving {
 impl Drop for Serving {
     fn drop(&mut self) {
         self.0.enter(Stage::Idle);
+        self.0.reader.wake();
     }
 }

@@ -54,7 +54,7 @@ impl From<&ClientLimits> for Limits {
 /// A limit that runs while a certain thing is waited for.
 #[derive(Default)]
 struct Timer {
-    running: Option<(Stage, Pin<Box<Sleep>>)>,
+    running: Option<(u64, Pin<Box<Sleep>>)>,
 }
 
 impl Timer {
@@ -62,10 +62,10 @@ impl Timer {
         self.running = None;
     }
 
-    /// Starts at the first call for a stage, and says when the time is over.
-    fn poll(&mut self, stage: Stage, limit: Duration, cx: &mut Context<'_>) -> Poll<io::Error> {
-        if self.running.as_ref().is_none_or(|(running, _)| *running != stage) {
-            self.running = Some((stage, Box::pin(tokio::time::sleep_until(Instant::now() + limit))));
+    /// Starts at the first call for a wait, and says when the time is over.
+    fn poll(&mut self, wait: u64, limit: Duration, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if self.running.as_ref().is_none_or(|(running, _)| *running != wait) {
+            self.running = Some((wait, Box::pin(tokio::time::sleep_until(Instant::now() + limit))));
         }
         match &mut self.running {
             Some((_, sleep)) => sleep.as_mut().poll(cx).map(|()| io::ErrorKind::TimedOut.into()),
@@ -109,7 +109,7 @@ impl ClientStream {
             }
             Poll::Pending => {
                 self.sent_in_turn = 0;
-                self.writing.poll(Stage::Serving, self.limits.stall, cx).map(Err)
+                self.writing.poll(0, self.limits.stall, cx).map(Err)
             }
         }
     }
@@ -145,7 +145,7 @@ impl AsyncRead for ClientStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        let stage = self.connection.stage();
+        let (stage, wait) = self.connection.stage();
         if read.is_ready() {
             if stage == Stage::Idle && buffer.filled().len() > before {
                 self.connection.enter(Stage::Header);
@@ -157,10 +157,17 @@ impl AsyncRead for ClientStream {
             Stage::Header => self.limits.header,
             Stage::Serving => {
                 self.reading.stop();
-                return Poll::Pending;
+                self.connection.wake_after_serving(cx.waker());
+                // It may have ended just now.
+                let (stage, wait) = self.connection.stage();
+                if stage == Stage::Serving {
+                    return Poll::Pending;
+                }
+                let limit = self.limits.idle;
+                return self.reading.poll(wait, limit, cx).map(Err);
             }
         };
-        self.reading.poll(stage, limit, cx).map(Err)
+        self.reading.poll(wait, limit, cx).map(Err)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
+use crds::names::RepositoryName;
 use futures_util::StreamExt;
 
 use super::{Mirror, Outcome, Want, error::Error};
@@ -15,6 +16,9 @@ use crate::{
     },
     upstream::{self, Patience},
 };
+
+/// How often in a row a request begins anew after a fill failed that was not its own.
+const OTHERS: usize = 3;
 
 /// A blob, or what is known of it.
 pub struct BlobAnswer {
@@ -132,15 +136,19 @@ impl Mirror {
             let size = Some(bytes.len() as u64);
             return Ok(BlobAnswer { size, content: BlobContent::Memory(bytes), outcome: Outcome::Hit });
         }
-        match self.open_blob(image, digest, expected).await {
-            // The stored copy was damaged and is gone; now it is fetched again.
-            Err(Failure::Damaged(_)) => self.open_blob(image, digest, expected).await,
-            other => other,
+        let mut opened = self.open_blob(image, digest, expected).await;
+        for _ in 0..OTHERS {
+            match &opened {
+                // The stored copy was damaged and is gone; now it is fetched again.
+                Err(Failure::Damaged(_)) => {}
+                // What another repository's upstream answered, or this one's for another image, says nothing here.
+                Err(failure) if asked_for_another(failure, self, image) => {}
+                _ => break,
+            }
+            opened = self.open_blob(image, digest, expected).await;
         }
-        .map_err(|failure| self.blob_failed(image, digest, failure))
-        .and_then(|opened| opened.map_err(Error::from))?
-        .allowed(self, image)
-        .await
+        let opened = opened.map_err(|failure| self.blob_failed(image, digest, failure))??;
+        opened.allowed(self, image).await
     }
 
     async fn open_blob(
@@ -168,9 +176,13 @@ impl Mirror {
 
     fn blob_failed(&self, image: &ImageName, digest: &Digest, failure: Failure) -> Error {
         if let Failure::Source(cause) = &failure
-            && let Some(error) = cause.downcast_ref::<upstream::Error>()
+            && let Some(asked) = cause.downcast_ref::<Asked>()
         {
-            return self.refused(image, digest.as_str(), error.clone());
+            if asked_for_another(&failure, self, image) {
+                let (what, registry) = self.naming(image, digest.as_str());
+                return Error::Upstream { what, registry, source: upstream::Error::Broken };
+            }
+            return self.refused(image, digest.as_str(), asked.error.clone());
         }
         Error::of_blob(failure, || self.naming(image, digest.as_str()))
     }
@@ -213,13 +225,44 @@ struct BlobSource {
 impl BlobSource {
     async fn ask(&self, offset: u64) -> Result<Opened, SourceError> {
         let asked = self.mirror.upstream.get_blob(&self.image, &self.digest, offset, Patience::Long).await;
-        let body = asked.map_err(source_error)?;
+        let body = asked.map_err(|error| self.failed(error))?;
         self.mirror.forget_denial(&self.image);
         self.mirror.forget_absence(&self.image, self.digest.as_str());
         // The upstream has it, and gives it to these credentials.
         self.mirror.tree.add_link(&self.digest, body.total).await;
-        Ok(Opened { start: body.start, total: body.total, body: body.body.map(|chunk| chunk.map_err(source_error)).boxed() })
+        let source = Self { mirror: Arc::clone(&self.mirror), image: self.image.clone(), digest: self.digest.clone() };
+        let chunks = body.body.map(move |chunk| chunk.map_err(|error| source.failed(error)));
+        Ok(Opened { start: body.start, total: body.total, body: chunks.boxed() })
     }
+
+    fn failed(&self, error: upstream::Error) -> SourceError {
+        let again = if error.restart() {
+            Again::FromStart
+        } else if error.may_retry() {
+            Again::Resume
+        } else {
+            Again::Never
+        };
+        let asked = Asked { repository: self.mirror.settings.name.clone(), image: self.image.clone(), error };
+        SourceError { cause: Arc::new(asked), again }
+    }
+}
+
+/// How an upstream failed, and on whose behalf it was asked: a fill may have readers from other repositories.
+#[derive(Debug, thiserror::Error)]
+#[error("the upstream of {repository} failed for {image}")]
+struct Asked {
+    repository: RepositoryName,
+    image: ImageName,
+    #[source]
+    error: upstream::Error,
+}
+
+/// Whether a fill failed that had asked on behalf of another repository or image.
+fn asked_for_another(failure: &Failure, mirror: &Mirror, image: &ImageName) -> bool {
+    let Failure::Source(cause) = failure else { return false };
+    let asked = cause.downcast_ref::<Asked>();
+    asked.is_some_and(|asked| asked.repository != mirror.settings.name || asked.image != *image)
 }
 
 impl Source for BlobSource {
@@ -230,15 +273,4 @@ impl Source for BlobSource {
     fn resumes(&self) -> u32 {
         self.mirror.settings.upstream.limits.resumes
     }
-}
-
-fn source_error(error: upstream::Error) -> SourceError {
-    let again = if error.restart() {
-        Again::FromStart
-    } else if error.may_retry() {
-        Again::Resume
-    } else {
-        Again::Never
-    };
-    SourceError { cause: Arc::new(error), again }
 }

@@ -91,19 +91,13 @@ impl Error {
         matches!(self, Self::Upstream { .. } | Self::WrongContent { .. })
     }
 
-    /// Why a blob's file did not become whole.
+    /// Why a blob's file did not become whole, where no upstream said no.
     pub(super) fn of_blob(failure: Failure, what: impl FnOnce() -> (String, String)) -> Self {
         if let Failure::Io { source, .. } = failure {
             return Self::Store(source);
         }
         let (what, registry) = what();
-        match &failure {
-            Failure::Source(cause) => match cause.downcast_ref::<upstream::Error>() {
-                Some(source) => Self::of_upstream(source.clone(), what, registry),
-                None => Self::WrongContent { what, registry, source: WrongContent::Blob(failure) },
-            },
-            _ => Self::WrongContent { what, registry, source: WrongContent::Blob(failure) },
-        }
+        Self::WrongContent { what, registry, source: WrongContent::Blob(failure) }
     }
 
     /// What an upstream's error means for the one who asked.

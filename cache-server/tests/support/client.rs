@@ -122,6 +122,10 @@ impl Client {
     }
 
     async fn send(&self, method: &str, path: &str) -> Reply {
+        self.try_send(method, path).await.unwrap()
+    }
+
+    async fn try_send(&self, method: &str, path: &str) -> hyper::Result<Reply> {
         let stream = TcpStream::connect(self.address).await.unwrap();
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
@@ -132,9 +136,17 @@ impl Client {
         for (name, value) in &self.headers {
             request = request.header(*name, value);
         }
-        let response = sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap();
+        let response = sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await?;
         let (head, body) = response.into_parts();
-        Reply { status: head.status, headers: head.headers, body, read: Vec::new() }
+        Ok(Reply { status: head.status, headers: head.headers, body, read: Vec::new() })
+    }
+
+    /// GET; an answer of which not even the header came has status 0.
+    pub async fn try_get(&self, path: &str) -> Answer {
+        match timeout(PATIENCE, self.try_send("GET", path)).await.expect("an answer or an end should come") {
+            Ok(reply) => reply.rest().await,
+            Err(_) => Answer { status: 0, headers: HeaderMap::new(), body: Vec::new(), complete: false },
+        }
     }
 
     pub async fn ask(&self, method: &str, path: &str) -> Answer {

@@ -88,6 +88,8 @@ pub enum Play {
     Other(Vec<u8>),
     /// A status with headers.
     Status(u16, Vec<(&'static str, &'static str)>),
+    /// A status, once the gate opens.
+    HoldThenStatus(Gate, u16),
     /// No answer.
     Hang,
 }
@@ -251,6 +253,12 @@ impl State {
         let play = script(&seen);
         match &play {
             Play::Hang => std::future::pending().await,
+            Play::HoldThenStatus(gate, status) => {
+                gate.pass().await;
+                let mut response = Response::new(whole(Bytes::from_static(b"a fault")));
+                *response.status_mut() = StatusCode::from_u16(*status).unwrap();
+                return response;
+            }
             Play::Status(status, headers) => {
                 let mut response = Response::new(whole(Bytes::from_static(b"a fault")));
                 *response.status_mut() = StatusCode::from_u16(*status).unwrap();
