@@ -83,16 +83,33 @@ impl Metrics {
     }
 
     fn register(&mut self) {
-        let Self { registry, requests, sent_bytes, reloads, connections, store, upstream_available, rate_limit, rate_remaining } =
-            self;
+        let Self {
+            registry,
+            requests,
+            sent_bytes,
+            reloads,
+            connections,
+            store,
+            upstream_available,
+            rate_limit,
+            rate_remaining,
+        } = self;
         registry.register("requests", "Requests answered", requests.clone());
         registry.register_with_unit("sent", "Bytes of answers sent to clients", Unit::Bytes, sent_bytes.clone());
-        registry.register("config_reloads", "Configurations loaded (result=ok) or refused (result=refused)", reloads.clone());
+        registry.register(
+            "config_reloads",
+            "Configurations loaded (result=ok) or refused (result=refused)",
+            reloads.clone(),
+        );
         registry.register("connections", "Open client connections", connections.clone());
         registry.register_with_unit("store_used", "Bytes stored and being stored", Unit::Bytes, store.used.clone());
         registry.register_with_unit("store_limit", "Most bytes that may be stored", Unit::Bytes, store.limit.clone());
         registry.register("fills_running", "Blobs being downloaded", store.running_fills.clone());
-        registry.register("fills_resumed", "Broken downloads that went on where they had stopped", store.resumed.clone());
+        registry.register(
+            "fills_resumed",
+            "Broken downloads that went on where they had stopped",
+            store.resumed.clone(),
+        );
         registry.register(
             "store_quarantined_blobs",
             "Stored blobs found damaged; they were put aside and fetched again",
@@ -103,9 +120,22 @@ impl Metrics {
             "Blobs handed on without being stored because the volume was full",
             store.served_through.clone(),
         );
-        registry.register_with_unit("store_evicted", "Bytes removed for size or age", Unit::Bytes, store.evicted_bytes.clone());
-        registry.register("upstream_available", "1 if the upstream is asked, 0 while it is left alone after failures", upstream_available.clone());
-        registry.register("upstream_rate_limit", "Requests that the upstream allows per window, as it last said", rate_limit.clone());
+        registry.register_with_unit(
+            "store_evicted",
+            "Bytes removed for size or age",
+            Unit::Bytes,
+            store.evicted_bytes.clone(),
+        );
+        registry.register(
+            "upstream_available",
+            "1 if the upstream is asked, 0 while it is left alone after failures",
+            upstream_available.clone(),
+        );
+        registry.register(
+            "upstream_rate_limit",
+            "Requests that the upstream allows per window, as it last said",
+            rate_limit.clone(),
+        );
         registry.register(
             "upstream_rate_limit_remaining",
             "Requests that the upstream still allows in this window, as it last said",

@@ -109,7 +109,8 @@ impl Ports {
             }
             return Ok(());
         }
-        let certificate = tls.map(|pem| Certificate::new(pem.chain().to_vec(), pem.key())).transpose().map_err(unusable)?;
+        let certificate =
+            tls.map(|pem| Certificate::new(pem.chain().to_vec(), pem.key())).transpose().map_err(unusable)?;
         let address = SocketAddr::new(self.ip(), number);
         let bind = |source| PortError::Bind { address, source };
         let listener = TcpListener::bind(address).await.map_err(bind)?;

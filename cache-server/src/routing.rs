@@ -110,7 +110,9 @@ impl Unrouted {
     pub fn ways(&self) -> &[String] {
         match self {
             Self::NoRegistryPath => &[],
-            Self::UnknownRegistry { ways, .. } | Self::UnknownRepository { ways, .. } | Self::NoDefault { ways } => ways,
+            Self::UnknownRegistry { ways, .. } | Self::UnknownRepository { ways, .. } | Self::NoDefault { ways } => {
+                ways
+            }
         }
     }
 }
@@ -145,7 +147,9 @@ impl Routing {
     pub fn new(settings: &Settings) -> Self {
         let mut table = Self::default();
         for mirror in &settings.mirrors {
-            table.repositories.insert(mirror.name.clone(), Entry { docker_hub: mirror.is_docker_hub(), way: way_in(mirror) });
+            table
+                .repositories
+                .insert(mirror.name.clone(), Entry { docker_hub: mirror.is_docker_hub(), way: way_in(mirror) });
             table.registries.insert(mirror.registry.clone(), mirror.name.clone());
             for connector in &mirror.connectors {
                 match connector {
@@ -167,11 +171,15 @@ impl Routing {
         let ns = request.ns.filter(|ns| !ns.is_empty());
         if let Some(repository) = self.of_connector(request) {
             let rest = behind_v2(request.path).ok_or(Unrouted::NoRegistryPath)?;
-            return Ok(self.route(request.path, &Found { repository, rest, registry_named: ns.is_some(), whole_path: true }));
+            return Ok(
+                self.route(request.path, &Found { repository, rest, registry_named: ns.is_some(), whole_path: true })
+            );
         }
         if let Some((name, rest)) = split_repository_path(request.path) {
             let (repository, _) = self.repositories.get_key_value(name).ok_or_else(|| self.unknown_repository(name))?;
-            return Ok(self.route(request.path, &Found { repository, rest, registry_named: ns.is_some(), whole_path: true }));
+            return Ok(
+                self.route(request.path, &Found { repository, rest, registry_named: ns.is_some(), whole_path: true })
+            );
         }
         let rest = behind_v2(request.path).ok_or(Unrouted::NoRegistryPath)?;
         if let Some(ns) = ns {
@@ -185,10 +193,16 @@ impl Routing {
             let first = first.replace("%3A", ":").replace("%3a", ":");
             if first.contains(['.', ':']) {
                 let repository = self.of_registry(&first)?;
-                return Ok(self.route(request.path, &Found { repository, rest: behind, registry_named: true, whole_path: false }));
+                return Ok(self.route(
+                    request.path,
+                    &Found { repository, rest: behind, registry_named: true, whole_path: false },
+                ));
             }
             if let Some((repository, _)) = self.repositories.get_key_value(first.as_str()) {
-                return Ok(self.route(request.path, &Found { repository, rest: behind, registry_named: false, whole_path: false }));
+                return Ok(self.route(
+                    request.path,
+                    &Found { repository, rest: behind, registry_named: false, whole_path: false },
+                ));
             }
         }
         let repository = self.default.as_ref().ok_or_else(|| Unrouted::NoDefault { ways: self.ways() })?;
@@ -228,7 +242,8 @@ impl Routing {
     }
 
     fn ways(&self) -> Vec<String> {
-        let mut ways: Vec<String> = self.repositories.values().take(MAX_LISTED).map(|entry| entry.way.clone()).collect();
+        let mut ways: Vec<String> =
+            self.repositories.values().take(MAX_LISTED).map(|entry| entry.way.clone()).collect();
         if self.repositories.len() > MAX_LISTED {
             ways.push(format!("and {} more repositories", self.repositories.len() - MAX_LISTED));
         }
@@ -297,7 +312,9 @@ mod tests {
 
     fn routing(server: &str, mirrors: &[&str]) -> Routing {
         let object = |kind: &str, name: &str, spec: &str| {
-            format!("---\n{{apiVersion: entrepot.dev/v1alpha1, kind: {kind}, metadata: {{name: {name}}}, spec: {{{spec}}}}}\n")
+            format!(
+                "---\n{{apiVersion: entrepot.dev/v1alpha1, kind: {kind}, metadata: {{name: {name}}}, spec: {{{spec}}}}}\n"
+            )
         };
         let mut text = object("CacheServer", "default", server);
         for mirror in mirrors {
@@ -310,7 +327,8 @@ mod tests {
         Routing::new(&Settings::load(&Sources { config: Some(config), ..Sources::default() }).unwrap().settings)
     }
 
-    const HUB: &str = "hub upstream: {url: 'https://registry-1.docker.io'}, connectors: [{port: 5001}, {host: hub.example.com}]";
+    const HUB: &str =
+        "hub upstream: {url: 'https://registry-1.docker.io'}, connectors: [{port: 5001}, {host: hub.example.com}]";
     const GHCR: &str = "ghcr upstream: {url: 'https://ghcr.io'}";
     const LOCAL: &str = "local upstream: {url: 'http://registry.example.com:5000'}";
 
@@ -342,8 +360,14 @@ mod tests {
         let table = routing("defaultRepository: hub", &[HUB, GHCR, LOCAL]);
         for (request, expected) in [
             // (1)
-            (Request { connector: Some(5001), ..path("/v2/ghcr.io/x/manifests/1") }, "hub ghcr.io/x/manifests/1 /v2/ - whole"),
-            (Request { connector: Some(5001), ns: Some("ghcr.io"), ..path("/v2/x/tags/list") }, "hub x/tags/list /v2/ named whole"),
+            (
+                Request { connector: Some(5001), ..path("/v2/ghcr.io/x/manifests/1") },
+                "hub ghcr.io/x/manifests/1 /v2/ - whole",
+            ),
+            (
+                Request { connector: Some(5001), ns: Some("ghcr.io"), ..path("/v2/x/tags/list") },
+                "hub x/tags/list /v2/ named whole",
+            ),
             (Request { connector: Some(5001), ..path("/v2/") }, "hub  /v2/ - whole"),
             (Request { connector: Some(5001), ..path("/v2") }, "hub  /v2/ - whole"),
             (Request { connector: Some(5001), ..path("/repository/ghcr/v2/x") }, "no path"),
@@ -358,12 +382,18 @@ mod tests {
             (path("/repository/ghcr/v2/"), "ghcr  /repository/ghcr/v2/ - whole"),
             (path("/repository/ghcr/v2"), "ghcr  /repository/ghcr/v2/ - whole"),
             (path("/repository/ghcr/v2/token"), "ghcr token /repository/ghcr/v2/ - whole"),
-            (Request { ns: Some("docker.io"), ..path("/repository/ghcr/v2/a") }, "ghcr a /repository/ghcr/v2/ named whole"),
+            (
+                Request { ns: Some("docker.io"), ..path("/repository/ghcr/v2/a") },
+                "ghcr a /repository/ghcr/v2/ named whole",
+            ),
             (path("/repository/nope/v2/a"), "no repository nope"),
             (path("/repository/ghcr/v1/a"), "no path"),
             (path("/repository/ghcr"), "no path"),
             // (3)
-            (Request { ns: Some("docker.io"), ..path("/v2/library/x/manifests/1") }, "hub library/x/manifests/1 /v2/ named whole"),
+            (
+                Request { ns: Some("docker.io"), ..path("/v2/library/x/manifests/1") },
+                "hub library/x/manifests/1 /v2/ named whole",
+            ),
             (Request { ns: Some("Registry-1.Docker.IO"), ..path("/v2/x") }, "hub x /v2/ named whole"),
             (Request { ns: Some("index.docker.io"), ..path("/v2/x") }, "hub x /v2/ named whole"),
             (Request { ns: Some("GHCR.IO"), ..path("/v2/hub/x") }, "ghcr hub/x /v2/ named whole"),
@@ -411,17 +441,23 @@ mod tests {
     #[test]
     fn a_refusal_lists_the_ways_in() {
         let refused = routing("", &[HUB, GHCR]).resolve(&path("/v2/a/b")).unwrap_err();
-        assert_eq!(refused.ways(), [
-            "ghcr by /repository/ghcr/v2/<image>, /v2/ghcr/<image>, /v2/ghcr.io/<image>, ns=ghcr.io",
-            "hub by /repository/hub/v2/<image>, /v2/hub/<image>, /v2/docker.io/<image>, ns=docker.io, port 5001, host hub.example.com",
-        ]);
+        assert_eq!(
+            refused.ways(),
+            [
+                "ghcr by /repository/ghcr/v2/<image>, /v2/ghcr/<image>, /v2/ghcr.io/<image>, ns=ghcr.io",
+                "hub by /repository/hub/v2/<image>, /v2/hub/<image>, /v2/docker.io/<image>, ns=docker.io, port 5001, host hub.example.com",
+            ]
+        );
         assert!(refused.to_string().contains("port 5001"), "{refused}");
         assert_eq!(refused.code().status(), 404);
     }
 
     #[test]
     fn official_images_of_docker_hub_live_under_library() {
-        let table = routing("", &[HUB, GHCR, "other upstream: {url: 'https://registry-1.docker.io', registry: other.docker.io}"]);
+        let table = routing(
+            "",
+            &[HUB, GHCR, "other upstream: {url: 'https://registry-1.docker.io', registry: other.docker.io}"],
+        );
         let image = |prefix: &str, name: &str| match table.resolve(&path(&format!("/v2/{prefix}/{name}/tags/list"))) {
             Ok(Resolved::To(route)) => route.image(name.parse().unwrap()).to_string(),
             other => format!("{other:?}"),

@@ -47,7 +47,8 @@ impl Running {
     /// Starts with settings that were loaded. Asks no upstream and looks at no content.
     pub async fn start(options: Options, loaded: Loaded) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::new());
-        let store = Store::open(options.data, Arc::new(metrics.store_observer())).context("failed to open the store")?;
+        let store =
+            Store::open(options.data, Arc::new(metrics.store_observer())).context("failed to open the store")?;
         let server = Server::new(loaded.settings.clone(), store, metrics)?;
         let drain = CancellationToken::new();
         let mut ports = Ports::new(Arc::clone(&server), options.listen, drain.clone());
@@ -115,7 +116,10 @@ impl Running {
 
     async fn take(&mut self, loaded: &Loaded) -> bool {
         if let Err(error) = self.server.apply(loaded.settings.clone()) {
-            tracing::error!(error = &error as &dyn std::error::Error, "the changed configuration is not loaded; the last good one stays in force");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the changed configuration is not loaded; the last good one stays in force"
+            );
             return false;
         }
         let failed = self.ports.follow(&loaded.settings).await;
@@ -131,13 +135,22 @@ impl Running {
         self.server.begin_draining();
         self.drain.cancel();
         let connections = self.server.connections.clone();
-        tracing::info!(connections = connections.len(), grace_seconds = grace.as_secs(), "ending: no new connections; running transfers may go on");
+        tracing::info!(
+            connections = connections.len(),
+            grace_seconds = grace.as_secs(),
+            "ending: no new connections; running transfers may go on"
+        );
         connections.close();
         if tokio::time::timeout(grace, connections.wait()).await.is_err() {
-            tracing::warn!(connections = connections.len(), "transfers were still running at the end of the grace and are cut; raise limits.drain if they should not be");
+            tracing::warn!(
+                connections = connections.len(),
+                "transfers were still running at the end of the grace and are cut; raise limits.drain if they should not be"
+            );
         }
         if tokio::time::timeout(SETTLE, self.server.store.settle()).await.is_err() {
-            tracing::warn!("the volume is too slow: blobs that are whole will be given their names by the next process");
+            tracing::warn!(
+                "the volume is too slow: blobs that are whole will be given their names by the next process"
+            );
         }
     }
 }
@@ -146,7 +159,8 @@ impl Running {
 pub type Reload = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
 async fn serve_metrics(server: Arc<Server>, address: SocketAddr) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(address).await.with_context(|| format!("failed to listen on {address} (--metrics)"))?;
+    let listener =
+        TcpListener::bind(address).await.with_context(|| format!("failed to listen on {address} (--metrics)"))?;
     tokio::spawn(async move { axum::serve(listener, api::pages::router(server)).await });
     Ok(())
 }

@@ -27,7 +27,8 @@ pub fn all() -> Vec<CustomResourceDefinition> {
 
 /// Drops Rust's number formats (`uint16`), which `OpenAPI` does not know: an apiserver warns of each. `minimum` and `maximum` say more.
 fn without_formats(mut kind: CustomResourceDefinition) -> CustomResourceDefinition {
-    let schemas = kind.spec.versions.iter_mut().filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut());
+    let schemas =
+        kind.spec.versions.iter_mut().filter_map(|version| version.schema.as_mut()?.open_api_v3_schema.as_mut());
     schemas.for_each(drop_formats);
     kind
 }

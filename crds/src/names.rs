@@ -53,7 +53,9 @@ pub struct RepositoryName(String);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RepositoryNameError {
     /// Not a DNS label.
-    #[error("a repository name must be 1 to 63 of a-z, 0-9 and '-', starting and ending with a letter or digit, got {0:?}")]
+    #[error(
+        "a repository name must be 1 to 63 of a-z, 0-9 and '-', starting and ending with a letter or digit, got {0:?}"
+    )]
     NotALabel(String),
     /// One of [`RESERVED_REPOSITORY_NAMES`].
     #[error("a repository must not be named {0:?}: that path means something else; choose another name")]
@@ -73,10 +75,8 @@ impl FromStr for RepositoryName {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        let label = (1..=63).contains(&text.len())
-            && text.bytes().all(inner)
-            && !text.starts_with('-')
-            && !text.ends_with('-');
+        let label =
+            (1..=63).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-');
         if !label {
             return Err(RepositoryNameError::NotALabel(text.to_owned()));
         }
@@ -121,7 +121,9 @@ pub struct ByteSize(u64);
 
 /// Why a text is no [`ByteSize`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a size must be a whole number of bytes with an optional suffix k, M, G, T, P, Ki, Mi, Gi, Ti or Pi, got {0:?}")]
+#[error(
+    "a size must be a whole number of bytes with an optional suffix k, M, G, T, P, Ki, Mi, Gi, Ti or Pi, got {0:?}"
+)]
 pub struct ByteSizeError(String);
 
 /// Suffixes with their factors; the longer ones of equal end first.
@@ -188,10 +190,8 @@ impl From<ByteSize> for String {
 
 impl fmt::Display for ByteSize {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let binary = SIZE_SUFFIXES[..5]
-            .iter()
-            .rev()
-            .find(|(_, factor)| self.0 >= *factor && self.0.is_multiple_of(*factor));
+        let binary =
+            SIZE_SUFFIXES[..5].iter().rev().find(|(_, factor)| self.0 >= *factor && self.0.is_multiple_of(*factor));
         match binary {
             Some((suffix, factor)) => write!(formatter, "{}{suffix}", self.0 / factor),
             None => write!(formatter, "{}", self.0),

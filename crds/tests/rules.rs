@@ -95,8 +95,14 @@ fn illegal_servers_are_refused_with_the_right_sentence() {
     for (spec, sentence) in [
         (json!({"tls": {"mode": "Secret"}}), "secretRef must be set when mode is Secret, and only then"),
         (json!({"tls": {"secretRef": {"name": "tls"}}}), "secretRef must be set when mode is Secret, and only then"),
-        (json!({"tls": {"mode": "Disabled", "secretRef": {"name": "tls"}}}), "secretRef must be set when mode is Secret"),
-        (json!({"limits": {"requestHeader": "0s"}}), "limits.requestHeader, limits.idle and limits.writeStall must be longer"),
+        (
+            json!({"tls": {"mode": "Disabled", "secretRef": {"name": "tls"}}}),
+            "secretRef must be set when mode is Secret",
+        ),
+        (
+            json!({"limits": {"requestHeader": "0s"}}),
+            "limits.requestHeader, limits.idle and limits.writeStall must be longer",
+        ),
         (json!({"limits": {"idle": "0s"}}), "must be longer than 0s"),
         (json!({"limits": {"writeStall": "0h"}}), "must be longer than 0s"),
     ] {

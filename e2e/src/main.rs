@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use e2e::{checks, package, run};
+use e2e::{checks, package, run, suite};
 
 /// Runs the product for real: tests, checks, images.
 #[derive(Debug, Parser)]
@@ -32,9 +32,18 @@ enum Command {
         /// A file to write the totals to.
         #[arg(long)]
         totals: PathBuf,
+        /// As for `soak`; then no case runs.
+        #[arg(long)]
+        soak_minutes: Option<u64>,
         /// As for `test`.
         #[arg(default_value = "")]
         filter: String,
+    },
+    /// Mixed load with random faults for an hour: nothing wrong, nothing hung, nothing left over, memory flat.
+    Soak {
+        /// For how many minutes.
+        #[arg(long, default_value_t = 60)]
+        minutes: u64,
     },
     /// Checks form: rustfmt, clippy, rustdoc, and cargo-deny where it is installed.
     Lint,
@@ -69,7 +78,11 @@ fn main() -> ExitCode {
 fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
         Command::Test { filter } => run::test(&filter),
-        Command::Cases { work, totals, filter } => run::cases_inside(work, &totals, &filter),
+        Command::Soak { minutes } => run::soak(minutes),
+        Command::Cases { work, totals, soak_minutes, filter } => {
+            let cases = soak_minutes.map_or_else(|| suite::named(&filter), |minutes| vec![suite::soak(minutes)]);
+            run::cases_inside(work, &totals, &cases)
+        }
         Command::Lint => checks::lint(),
         Command::Images { command: Images::Build } => {
             checks::cargo(&["build", "--release", "-p", "cache-server"])?;

@@ -6,18 +6,21 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::checks;
 use crate::content::{self, Images};
 use crate::install::{self, Programs};
 use crate::lab::enter::{self, RunFolder};
 use crate::lab::{Lab, cache_dir};
-use crate::suite::{self, Totals, World};
+use crate::suite::{self, Case, Totals, World};
 use crate::upstream::Upstream;
 
 /// The first phase, and around the second: prepares, runs everything, prints the totals.
 pub fn test(filter: &str) -> Result<ExitCode> {
+    if suite::named(filter).is_empty() {
+        bail!("no case has {filter:?} in its name; leave the filter out to run everything");
+    }
     let cache = cache_dir()?;
     let folder = RunFolder::create(&cache)?;
     let programs = step("install what is missing", || install::install(&cache))?;
@@ -27,10 +30,28 @@ pub fn test(filter: &str) -> Result<ExitCode> {
         totals.add(step("test the crates", checks::tests)?);
     }
     step("build the cache server", || checks::cargo(&["build", "--release", "-p", "cache-server"]))?;
-    totals.add(step("run the whole-system cases", || run_inside(&folder, &programs, filter))?);
+    totals.add(step("run the whole-system cases", || run_inside(&folder, &programs, &[filter.into()]))?);
     drop(folder);
+    Ok(conclude(totals))
+}
+
+/// The load case for so many minutes.
+pub fn soak(minutes: u64) -> Result<ExitCode> {
+    let cache = cache_dir()?;
+    let folder = RunFolder::create(&cache)?;
+    let programs = step("install what is missing", || install::install(&cache))?;
+    step("make the upstream's images", || content::make(&cache))?;
+    step("build the cache server", || checks::cargo(&["build", "--release", "-p", "cache-server"]))?;
+    let arguments = ["--soak-minutes".into(), minutes.to_string().into()];
+    let totals = step("soak", || run_inside(&folder, &programs, &arguments))?;
+    drop(folder);
+    Ok(conclude(totals))
+}
+
+/// The last line of a run.
+fn conclude(totals: Totals) -> ExitCode {
     println!("{} passed, {} failed", totals.passed, totals.failed);
-    Ok(if totals.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if totals.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Does one step and says how long it took.
@@ -43,16 +64,11 @@ fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 /// Starts the second phase and reads its totals; one that died counts as a failure.
-fn run_inside(folder: &RunFolder, programs: &Programs, filter: &str) -> Result<Totals> {
+fn run_inside(folder: &RunFolder, programs: &Programs, what: &[OsString]) -> Result<Totals> {
     let totals = folder.path().join("totals.json");
-    let arguments: [OsString; 6] = [
-        "cases".into(),
-        "--work".into(),
-        folder.path().into(),
-        "--totals".into(),
-        totals.clone().into(),
-        filter.into(),
-    ];
+    let mut arguments: Vec<OsString> =
+        vec!["cases".into(), "--work".into(), folder.path().into(), "--totals".into(), totals.clone().into()];
+    arguments.extend_from_slice(what);
     let mut child = folder.launch_inside(&arguments, &programs.search_path()?)?;
     // Waiting would close it, and the second phase ends when it closes.
     let _lifeline = child.stdin.take();
@@ -65,12 +81,12 @@ fn run_inside(folder: &RunFolder, programs: &Programs, filter: &str) -> Result<T
 }
 
 /// The second phase, in namespaces of its own.
-pub fn cases_inside(work: PathBuf, totals: &Path, filter: &str) -> Result<ExitCode> {
+pub fn cases_inside(work: PathBuf, totals: &Path, cases: &[Case]) -> Result<ExitCode> {
     enter::settle()?;
     let runtime = tokio::runtime::Runtime::new().context("cannot start a runtime")?;
     let counted = runtime.block_on(async {
         let world = world(work).await?;
-        suite::run(&world, filter).await
+        suite::run(&world, cases).await
     })?;
     fs::write(totals, serde_json::to_vec(&counted)?).with_context(|| format!("cannot write {}", totals.display()))?;
     Ok(ExitCode::SUCCESS)

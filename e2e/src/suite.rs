@@ -1,6 +1,7 @@
 //! The whole-system cases: what there is, what they share, and how they are run and told.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
@@ -13,8 +14,11 @@ use crate::install::Programs;
 use crate::lab::{Lab, process};
 use crate::upstream::Upstream;
 
-/// No case may hang a run.
+/// How long a case may take.
 const CASE_LIMIT: Duration = Duration::from_mins(10);
+
+/// The length of a soak: a case is a plain function, which carries nothing along.
+static SOAK_MINUTES: AtomicU64 = AtomicU64::new(60);
 
 /// Longer lines of logs are cut.
 const LINE_BYTES: usize = 600;
@@ -42,20 +46,48 @@ pub struct Case {
     pub name: &'static str,
     /// Does it.
     pub run: Body,
+    /// No case may hang a run.
+    limit: Duration,
 }
 
 impl Case {
     /// A case by name.
     #[must_use]
     pub const fn new(name: &'static str, run: Body) -> Self {
-        Self { name, run }
+        Self { name, run, limit: CASE_LIMIT }
     }
 }
 
 /// Every case, in the order in which they run.
 #[must_use]
 pub fn all() -> Vec<Case> {
-    [cases::engines::cases(), cases::conformance::cases(), cases::images::cases(), cases::fill::cases(), cases::faults::cases(), cases::access::cases(), cases::load::cases()].concat()
+    [
+        cases::engines::cases(),
+        cases::conformance::cases(),
+        cases::images::cases(),
+        cases::fill::cases(),
+        cases::faults::cases(),
+        cases::access::cases(),
+        cases::load::cases(),
+    ]
+    .concat()
+}
+
+/// The cases whose name holds `filter`.
+#[must_use]
+pub fn named(filter: &str) -> Vec<Case> {
+    all().into_iter().filter(|case| case.name.contains(filter)).collect()
+}
+
+/// The load case, for so many minutes.
+#[must_use]
+pub fn soak(minutes: u64) -> Case {
+    SOAK_MINUTES.store(minutes, Ordering::Relaxed);
+    let run: Body = |world| {
+        let length = Duration::from_mins(SOAK_MINUTES.load(Ordering::Relaxed));
+        Box::pin(cases::load::mixed(world, length))
+    };
+    Case { limit: Duration::from_mins(minutes) + CASE_LIMIT, ..Case::new("soak: mixed load with faults", run) }
 }
 
 /// How many passed and how many failed.
@@ -75,14 +107,14 @@ impl Totals {
     }
 }
 
-/// Runs the cases whose name holds `filter`, one after the other.
-pub async fn run(world: &World, filter: &str) -> Result<Totals> {
+/// Runs cases one after the other.
+pub async fn run(world: &World, cases: &[Case]) -> Result<Totals> {
     let mut totals = Totals::default();
-    for case in all().iter().filter(|case| case.name.contains(filter)) {
+    for case in cases {
         let begun = Instant::now();
-        let result = tokio::time::timeout(CASE_LIMIT, (case.run)(world))
+        let result = tokio::time::timeout(case.limit, (case.run)(world))
             .await
-            .unwrap_or_else(|_| Err(anyhow!("still not done after {CASE_LIMIT:?}")));
+            .unwrap_or_else(|_| Err(anyhow!("still not done after {:?}", case.limit)));
         let seconds = begun.elapsed().as_secs_f64();
         match result {
             Ok(()) => {

@@ -55,7 +55,9 @@ impl BlobStream {
     async fn window(&mut self, limit: u64) -> Result<Bytes, Failure> {
         let end = limit.min(self.end.unwrap_or(limit)).min(self.position + WINDOW);
         let token = match self.total {
-            Some(total) if self.connection.sends_files() => self.connection.token(&self.growing, self.position, end, total),
+            Some(total) if self.connection.sends_files() => {
+                self.connection.token(&self.growing, self.position, end, total)
+            }
             _ => None,
         };
         let bytes = match token {

@@ -21,7 +21,10 @@ pub struct Body {
 enum Content {
     None,
     Bytes(Option<Bytes>),
-    Stream { stream: BoxStream<'static, Result<Bytes, Failure>>, left: Option<u64> },
+    Stream {
+        stream: BoxStream<'static, Result<Bytes, Failure>>,
+        left: Option<u64>,
+    },
     /// A stream that failed, before hyper is told.
     Failed(Option<BodyError>),
     Page(axum::body::Body),

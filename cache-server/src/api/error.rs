@@ -149,7 +149,10 @@ mod tests {
     #[test]
     fn an_upstream_that_misbehaves_is_502() {
         for client in [Client::Mirror, Client::Direct] {
-            assert_eq!(status(upstream::Error::TooManyRedirects { limit: 5 }, client), (StatusCode::BAD_GATEWAY, false));
+            assert_eq!(
+                status(upstream::Error::TooManyRedirects { limit: 5 }, client),
+                (StatusCode::BAD_GATEWAY, false)
+            );
         }
     }
 }

@@ -4,14 +4,7 @@ use std::sync::Arc;
 
 use http::{HeaderValue, Response, header};
 
-use super::{
-    body::Body,
-    error::PullError,
-    mark,
-    report::Report,
-    request::Pull,
-    value,
-};
+use super::{body::Body, error::PullError, mark, report::Report, request::Pull, value};
 use crate::{
     oci::{ErrorCode, ImageName, Reference},
     repository::{Mirror, Outcome, Want},

@@ -46,7 +46,12 @@ impl Api {
 }
 
 impl Answer for Api {
-    async fn answer(&self, connection: Arc<Connection>, serving: Serving, request: Request<Incoming>) -> Response<Body> {
+    async fn answer(
+        &self,
+        connection: Arc<Connection>,
+        serving: Serving,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
         let mut report = Report::begin(&self.server.metrics, &connection, &request, Instant::now());
         let path = request.uri().path();
         let mut response = if request::is_registry_path(path) || self.port.is_some() {
@@ -140,12 +145,16 @@ fn value(text: &str) -> Option<HeaderValue> {
 
 impl ApiError {
     fn read_only(repository: &RepositoryName) -> Self {
-        let message = format!("{repository} is a mirror: it serves what its upstream has and takes no pushes; push to the upstream");
+        let message = format!(
+            "{repository} is a mirror: it serves what its upstream has and takes no pushes; push to the upstream"
+        );
         Self::new(ErrorCode::Unsupported, StatusCode::METHOD_NOT_ALLOWED, message)
     }
 
     fn unknown_path(path: &str) -> Self {
-        let message = format!("{path:?} is no path of the registry API; it begins with /v2/<name>/ and goes on with manifests, blobs, tags/list or referrers");
+        let message = format!(
+            "{path:?} is no path of the registry API; it begins with /v2/<name>/ and goes on with manifests, blobs, tags/list or referrers"
+        );
         Self::new(ErrorCode::Unsupported, StatusCode::NOT_FOUND, message)
     }
 }

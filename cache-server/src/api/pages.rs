@@ -31,9 +31,11 @@ pub fn router(server: Arc<Server>) -> Router {
 
 async fn welcome(State(server): State<Arc<Server>>) -> String {
     let current = server.current();
-    let ways = current.settings.mirrors.iter().map(|mirror| {
-        format!("  {}: {} at /repository/{}/v2/\n", mirror.name, mirror.registry, mirror.name)
-    });
+    let ways = current
+        .settings
+        .mirrors
+        .iter()
+        .map(|mirror| format!("  {}: {} at /repository/{}/v2/\n", mirror.name, mirror.registry, mirror.name));
     format!("Entrepôt, a pull-through registry. Repositories:\n{}", ways.collect::<String>())
 }
 

@@ -1,10 +1,6 @@
 //! One line in the log and one count in the metrics per request, when its answer has ended.
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::Instant,
-};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use crds::names::RepositoryName;
 use http::{Request, StatusCode, header};
@@ -36,7 +32,12 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn begin<T>(metrics: &Arc<Metrics>, connection: &Connection, request: &Request<T>, started: Instant) -> Self {
+    pub(super) fn begin<T>(
+        metrics: &Arc<Metrics>,
+        connection: &Connection,
+        request: &Request<T>,
+        started: Instant,
+    ) -> Self {
         let agent = request.headers().get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
         Self {
             metrics: Arc::clone(metrics),

@@ -66,9 +66,9 @@ pub(super) fn ask(routing: &Routing, port: Option<u16>, request: &Request<Incomi
     let namespace = namespace(uri.query());
     let path = uri.path();
     let asked = routing::Request { connector: port, host, path, ns: namespace.as_deref() };
-    let resolved = routing.resolve(&asked).map_err(|unrouted| {
-        ApiError::new(unrouted.code(), StatusCode::NOT_FOUND, unrouted.to_string())
-    })?;
+    let resolved = routing
+        .resolve(&asked)
+        .map_err(|unrouted| ApiError::new(unrouted.code(), StatusCode::NOT_FOUND, unrouted.to_string()))?;
     let route = match resolved {
         Resolved::ServerBase => None,
         Resolved::To(route) => Some(route),
@@ -90,7 +90,8 @@ pub(super) fn want(method: &Method, endpoint: &Endpoint) -> Result<Want, ApiErro
         // An upload says more about itself than that the method is not allowed.
         _ if matches!(endpoint, Endpoint::Uploads { .. }) => Ok(Want::Content),
         _ => {
-            let message = format!("{method} is not offered here: a mirror serves what its upstream has; push to the upstream");
+            let message =
+                format!("{method} is not offered here: a mirror serves what its upstream has; push to the upstream");
             Err(ApiError::new(ErrorCode::Unsupported, StatusCode::METHOD_NOT_ALLOWED, message))
         }
     }

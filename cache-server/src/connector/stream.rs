@@ -119,7 +119,8 @@ impl ClientStream {
             ready!(self.stream.poll_write_ready(cx))?;
             let sent = self.stream.try_io(Interest::WRITABLE, || {
                 let mut offset = part.offset;
-                let sent = rustix::fs::sendfile(&self.stream, part.growing.file(), Some(&mut offset), length.min(TURN))?;
+                let sent =
+                    rustix::fs::sendfile(&self.stream, part.growing.file(), Some(&mut offset), length.min(TURN))?;
                 Ok(sent)
             });
             match sent {

@@ -23,7 +23,11 @@ impl Certificate {
     }
 
     /// Takes another chain and key.
-    pub fn replace(&self, chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<(), rustls::Error> {
+    pub fn replace(
+        &self,
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<(), rustls::Error> {
         self.current.store(Arc::new(certified(chain, key)?));
         Ok(())
     }

@@ -113,9 +113,7 @@ impl FromStr for Digest {
     type Err = DigestError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (name, hex) = text
-            .split_once(':')
-            .ok_or_else(|| DigestError::NoAlgorithm(text.to_owned()))?;
+        let (name, hex) = text.split_once(':').ok_or_else(|| DigestError::NoAlgorithm(text.to_owned()))?;
         let algorithm = Algorithm::ALL
             .into_iter()
             .find(|algorithm| algorithm.as_str() == name)
@@ -213,10 +211,9 @@ mod tests {
 
     #[test]
     fn good_digests_read_back_as_written() {
-        for (text, algorithm) in [
-            (EMPTY.to_owned(), Algorithm::Sha256),
-            (format!("sha512:{}", "0f".repeat(64)), Algorithm::Sha512),
-        ] {
+        for (text, algorithm) in
+            [(EMPTY.to_owned(), Algorithm::Sha256), (format!("sha512:{}", "0f".repeat(64)), Algorithm::Sha512)]
+        {
             let digest: Digest = text.parse().unwrap();
             assert_eq!(digest.to_string(), text);
             assert_eq!(digest.algorithm(), algorithm);

@@ -113,16 +113,16 @@ impl Endpoint {
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
         match segments.as_slice() {
             [image @ .., "blobs", "uploads"] => Ok(Self::Uploads { image: image_name(image)?, rest: String::new() }),
-            [image @ .., "blobs", "uploads", rest] => Ok(Self::Uploads { image: image_name(image)?, rest: (*rest).to_owned() }),
+            [image @ .., "blobs", "uploads", rest] => {
+                Ok(Self::Uploads { image: image_name(image)?, rest: (*rest).to_owned() })
+            }
             [image @ .., "manifests", reference] => {
                 Ok(Self::Manifest { image: image_name(image)?, reference: reference.parse::<Reference>()? })
             }
             [image @ .., "blobs", digest] => Ok(Self::Blob { image: image_name(image)?, digest: digest.parse()? }),
-            [image @ .., "tags", "list"] => Ok(Self::Tags {
-                image: image_name(image)?,
-                limit: limit(query)?,
-                last: parameter(query, "last")?,
-            }),
+            [image @ .., "tags", "list"] => {
+                Ok(Self::Tags { image: image_name(image)?, limit: limit(query)?, last: parameter(query, "last")? })
+            }
             [image @ .., "referrers", digest] => Ok(Self::Referrers {
                 image: image_name(image)?,
                 digest: digest.parse()?,
@@ -165,9 +165,7 @@ fn parameter(query: Option<&str>, name: &str) -> Result<Option<String>, Endpoint
         .split('&')
         .filter_map(|pair| pair.split_once('='))
         .find(|(key, value)| *key == name && !value.is_empty());
-    value
-        .map(|(_, raw)| decode(raw).ok_or_else(|| EndpointError::BadEscape(raw.to_owned())))
-        .transpose()
+    value.map(|(_, raw)| decode(raw).ok_or_else(|| EndpointError::BadEscape(raw.to_owned()))).transpose()
 }
 
 fn limit(query: Option<&str>) -> Result<Option<usize>, EndpointError> {
@@ -225,7 +223,10 @@ mod tests {
     #[test]
     fn paths_are_split_from_the_right() {
         let digest: Digest = sha().parse().unwrap();
-        let manifest = |image: &str, reference: &str| Endpoint::Manifest { image: name(image), reference: reference.parse().unwrap() };
+        let manifest = |image: &str, reference: &str| Endpoint::Manifest {
+            image: name(image),
+            reference: reference.parse().unwrap(),
+        };
         for (path, expected) in [
             (String::new(), Endpoint::Base),
             ("library/mysql/manifests/8.0".into(), manifest("library/mysql", "8.0")),
@@ -306,7 +307,9 @@ mod tests {
     fn an_artifact_type_keeps_its_plus_sign() {
         for query in ["artifactType=application/x%2Bjson", "artifactType=application%2Fx+json"] {
             let endpoint = Endpoint::parse(&format!("a/referrers/{}", sha()), Some(query)).unwrap();
-            assert!(matches!(endpoint, Endpoint::Referrers { artifact_type: Some(text), .. } if text == "application/x+json"));
+            assert!(
+                matches!(endpoint, Endpoint::Referrers { artifact_type: Some(text), .. } if text == "application/x+json")
+            );
         }
     }
 

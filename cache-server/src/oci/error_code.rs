@@ -104,9 +104,11 @@ impl ErrorCode {
             | Self::NameInvalid
             | Self::PaginationNumberInvalid
             | Self::SizeInvalid => StatusCode::BAD_REQUEST,
-            Self::BlobUnknown | Self::BlobUploadUnknown | Self::ManifestBlobUnknown | Self::ManifestUnknown | Self::NameUnknown => {
-                StatusCode::NOT_FOUND
-            }
+            Self::BlobUnknown
+            | Self::BlobUploadUnknown
+            | Self::ManifestBlobUnknown
+            | Self::ManifestUnknown
+            | Self::NameUnknown => StatusCode::NOT_FOUND,
             Self::RangeInvalid => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Denied => StatusCode::FORBIDDEN,

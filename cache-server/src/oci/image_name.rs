@@ -23,7 +23,9 @@ pub enum ImageNameError {
     #[error("an image name must have at most 255 characters, got {0}")]
     TooLong(usize),
     /// A component breaks the rule.
-    #[error("each component of an image name must be lower-case letters and digits with '.', '_', '__' or '-' only between them, got {0:?}")]
+    #[error(
+        "each component of an image name must be lower-case letters and digits with '.', '_', '__' or '-' only between them, got {0:?}"
+    )]
     BadComponent(String),
 }
 
@@ -101,8 +103,34 @@ mod tests {
     #[test]
     fn bad_names_are_refused() {
         for text in [
-            "", "/", "a/", "/a", "a//b", ".", "..", "a/../b", "a/./b", ".a", "a.", "_a", "a_", "-a", "a-", "a..b", "a___b",
-            "a._b", "a-_b", "A", "a b", "a\0b", "a%2fb", "ä", "a:b", "a\\b", "a\n", &"a".repeat(256),
+            "",
+            "/",
+            "a/",
+            "/a",
+            "a//b",
+            ".",
+            "..",
+            "a/../b",
+            "a/./b",
+            ".a",
+            "a.",
+            "_a",
+            "a_",
+            "-a",
+            "a-",
+            "a..b",
+            "a___b",
+            "a._b",
+            "a-_b",
+            "A",
+            "a b",
+            "a\0b",
+            "a%2fb",
+            "ä",
+            "a:b",
+            "a\\b",
+            "a\n",
+            &"a".repeat(256),
         ] {
             assert!(text.parse::<ImageName>().is_err(), "{text:?}");
         }

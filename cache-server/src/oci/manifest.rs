@@ -296,7 +296,11 @@ mod tests {
     #[test]
     fn an_image_points_to_its_config_and_layers() {
         let manifest = parse(&image()).unwrap();
-        let found: Vec<_> = manifest.descriptors().iter().map(|found| (found.digest.to_string(), found.size, found.is_manifest)).collect();
+        let found: Vec<_> = manifest
+            .descriptors()
+            .iter()
+            .map(|found| (found.digest.to_string(), found.size, found.is_manifest))
+            .collect();
         assert_eq!(found, [(digest('a'), Some(10), false), (digest('b'), Some(20), false)]);
         assert_eq!(manifest.subject.as_ref().unwrap().digest.to_string(), digest('c'));
         assert_eq!(manifest.artifact_type.as_deref(), Some("application/vnd.oci.image.config.v1+json"));
@@ -322,14 +326,18 @@ mod tests {
 
     #[test]
     fn schema_1_parses_without_descriptors() {
-        let manifest = parse(&json!({"schemaVersion": 1, "name": "x", "fsLayers": [{"blobSum": digest('a')}], "history": []})).unwrap();
+        let manifest =
+            parse(&json!({"schemaVersion": 1, "name": "x", "fsLayers": [{"blobSum": digest('a')}], "history": []}))
+                .unwrap();
         assert!(manifest.descriptors().is_empty());
         assert_eq!(manifest.implied_media_type(), Some(MediaType::DOCKER_SCHEMA1_SIGNED));
     }
 
     #[test]
     fn nulls_and_unknown_fields_are_passed_over() {
-        let manifest = parse(&json!({"layers": null, "manifests": null, "config": null, "annotations": null, "x": {"y": [1]}})).unwrap();
+        let manifest =
+            parse(&json!({"layers": null, "manifests": null, "config": null, "annotations": null, "x": {"y": [1]}}))
+                .unwrap();
         assert!(manifest.descriptors().is_empty());
         assert_eq!(manifest.implied_media_type(), None);
     }
@@ -349,7 +357,19 @@ mod tests {
 
     #[test]
     fn what_is_no_manifest_is_refused() {
-        for text in ["", "null", "[]", "3", "\"x\"", "<html>", "{", "{} {}", r#"{"layers": 3}"#, r#"{"layers": [3]}"#, r#"{"layers":[],"layers":[]}"#] {
+        for text in [
+            "",
+            "null",
+            "[]",
+            "3",
+            "\"x\"",
+            "<html>",
+            "{",
+            "{} {}",
+            r#"{"layers": 3}"#,
+            r#"{"layers": [3]}"#,
+            r#"{"layers":[],"layers":[]}"#,
+        ] {
             assert!(matches!(Manifest::parse(text.as_bytes()), Err(ManifestError::NotAManifest(_))), "{text}");
         }
     }

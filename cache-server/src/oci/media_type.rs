@@ -77,10 +77,13 @@ impl FromStr for MediaType {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let bare = text.split(';').next().unwrap_or_default().trim_matches([' ', '\t']);
         let token = |part: &str| {
-            !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+            !part.is_empty()
+                && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
         };
         match bare.split_once('/') {
-            Some((kind, subtype)) if bare.len() <= 255 && token(kind) && token(subtype) => Ok(Self(bare.to_owned().into())),
+            Some((kind, subtype)) if bare.len() <= 255 && token(kind) && token(subtype) => {
+                Ok(Self(bare.to_owned().into()))
+            }
             _ => Err(MediaTypeError(text.to_owned())),
         }
     }
@@ -112,13 +115,18 @@ mod tests {
 
     #[test]
     fn parameters_are_dropped() {
-        assert_eq!(" application/json ; charset=utf-8".parse::<MediaType>().map(String::from), Ok("application/json".to_owned()));
+        assert_eq!(
+            " application/json ; charset=utf-8".parse::<MediaType>().map(String::from),
+            Ok("application/json".to_owned())
+        );
         assert_eq!(MediaType::OCI_INDEX.as_str().parse(), Ok(MediaType::OCI_INDEX));
     }
 
     #[test]
     fn bad_media_types_are_refused() {
-        for text in ["", "json", "/", "a/", "/b", "a/b/c", "a b/c", "a/b\r\nx: y", "a/\0", &format!("a/{}", "b".repeat(255))] {
+        for text in
+            ["", "json", "/", "a/", "/b", "a/b/c", "a b/c", "a/b\r\nx: y", "a/\0", &format!("a/{}", "b".repeat(255))]
+        {
             assert!(text.parse::<MediaType>().is_err(), "{text:?}");
         }
     }

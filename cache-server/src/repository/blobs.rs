@@ -57,7 +57,12 @@ pub struct BlobRequest {
 impl Mirror {
     /// A blob of an image. It is served only if this mirror's own upstream, with its own credentials, has said that it
     /// has it: that another repository stored it does not count.
-    pub async fn blob(self: &Arc<Self>, image: &ImageName, digest: &Digest, request: BlobRequest) -> Result<BlobAnswer, Error> {
+    pub async fn blob(
+        self: &Arc<Self>,
+        image: &ImageName,
+        digest: &Digest,
+        request: BlobRequest,
+    ) -> Result<BlobAnswer, Error> {
         self.check_online()?;
         self.check_denied(image, &Reference::Digest(digest.clone()), true).await?;
         if request.may_go_elsewhere {
@@ -67,7 +72,9 @@ impl Mirror {
         match (&link, request.want) {
             (Some(_), Want::Head) => self.known_blob(image, digest).await,
             (None, Want::Head) => self.head_blob(image, digest).await,
-            (linked, Want::Content) => self.blob_content(image, digest, linked.as_ref().map(|link| link.record.size)).await,
+            (linked, Want::Content) => {
+                self.blob_content(image, digest, linked.as_ref().map(|link| link.record.size)).await
+            }
         }
     }
 
@@ -81,7 +88,11 @@ impl Mirror {
 
     async fn known_blob(self: &Arc<Self>, image: &ImageName, digest: &Digest) -> Result<BlobAnswer, Error> {
         if let Some(bytes) = self.store.small(digest) {
-            return Ok(BlobAnswer { size: Some(bytes.len() as u64), content: BlobContent::None, outcome: Outcome::Hit });
+            return Ok(BlobAnswer {
+                size: Some(bytes.len() as u64),
+                content: BlobContent::None,
+                outcome: Outcome::Hit,
+            });
         }
         let expected = self.tree.link(digest).await?.and_then(|link| link.record.size);
         if let Some(growing) = self.store.stored(digest, expected).await? {

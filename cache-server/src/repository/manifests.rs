@@ -72,7 +72,12 @@ impl Mirror {
         }
     }
 
-    async fn by_digest(self: &Arc<Self>, image: &ImageName, digest: &Digest, want: Want) -> Result<ManifestAnswer, Error> {
+    async fn by_digest(
+        self: &Arc<Self>,
+        image: &ImageName,
+        digest: &Digest,
+        want: Want,
+    ) -> Result<ManifestAnswer, Error> {
         if let Some(answer) = self.stored_manifest(image, digest).await? {
             return Ok(answer);
         }
@@ -88,13 +93,9 @@ impl Mirror {
         let head = self.upstream.head_manifest(image, &reference, Patience::Long).await;
         let head = head.map_err(|error| self.refused(image, digest.as_str(), error))?;
         match (head.size, head.media_type) {
-            (Some(size), Some(media_type)) => Ok(ManifestAnswer {
-                digest: digest.clone(),
-                media_type,
-                size,
-                bytes: None,
-                outcome: Outcome::Miss,
-            }),
+            (Some(size), Some(media_type)) => {
+                Ok(ManifestAnswer { digest: digest.clone(), media_type, size, bytes: None, outcome: Outcome::Miss })
+            }
             _ => Ok(self.fetch_by_digest(image, digest).await?.answer(Outcome::Miss)),
         }
     }

@@ -221,10 +221,10 @@ fn upstream_config(settings: &UpstreamSettings) -> UpstreamConfig {
             password: upstream::Secret::new(credentials.password.expose()),
         }),
         trusted: settings.trusted_pem.clone().unwrap_or_default(),
-        client_identity: settings.client_identity.as_ref().map(|identity| upstream::ClientIdentity {
-            chain: identity.chain().to_vec(),
-            key: identity.key(),
-        }),
+        client_identity: settings
+            .client_identity
+            .as_ref()
+            .map(|identity| upstream::ClientIdentity { chain: identity.chain().to_vec(), key: identity.key() }),
         skip_verify: settings.skip_verify,
         proxy: settings.proxy.clone(),
         token_hosts: settings.token_hosts.iter().map(ToString::to_string).collect(),

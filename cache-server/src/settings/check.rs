@@ -11,7 +11,8 @@ use crds::{
 };
 
 use super::{
-    AllowedHost, CertifiedKeyPem, ConnectorSettings, MirrorSettings, RegistryName, ServerSettings, Settings, UpstreamSettings,
+    AllowedHost, CertifiedKeyPem, ConnectorSettings, MirrorSettings, RegistryName, ServerSettings, Settings,
+    UpstreamSettings,
     hosts::{proxy_url, upstream_url},
     mistake::{Mistakes, Place},
     objects::{Object, Objects},
@@ -19,7 +20,12 @@ use super::{
 };
 
 /// The settings that the objects describe. With a mistake noted they are worth nothing.
-pub(super) fn settings(objects: &Objects, secrets: &Secrets, main_port: Option<u16>, mistakes: &mut Mistakes) -> Settings {
+pub(super) fn settings(
+    objects: &Objects,
+    secrets: &Secrets,
+    main_port: Option<u16>,
+    mistakes: &mut Mistakes,
+) -> Settings {
     only_one_server(objects, mistakes);
     names_occur_once(&objects.mirrors, mistakes);
     servers_agree(objects, mistakes);
@@ -49,7 +55,10 @@ fn names_occur_once(mirrors: &[Object<RegistryMirrorSpec>], mistakes: &mut Mista
     let mut seen: BTreeMap<&str, &Place> = BTreeMap::new();
     for mirror in mirrors {
         if let Some(first) = seen.get(mirror.name.as_str()) {
-            let message = format!("the name {} is taken ({}, document {}); choose another one", mirror.name, first.file, first.document);
+            let message = format!(
+                "the name {} is taken ({}, document {}); choose another one",
+                mirror.name, first.file, first.document
+            );
             mistakes.note(&mirror.place, "metadata.name", message);
         } else {
             seen.insert(&mirror.name, &mirror.place);
@@ -61,7 +70,10 @@ fn names_occur_once(mirrors: &[Object<RegistryMirrorSpec>], mistakes: &mut Mista
 fn servers_agree(objects: &Objects, mistakes: &mut Mistakes) {
     let Some(server) = objects.servers.first() else { return };
     for mirror in objects.mirrors.iter().filter(|mirror| mirror.names_server && mirror.spec.server != server.name) {
-        let message = format!("must be {}, the CacheServer of this configuration, got {:?}; correct or remove it", server.name, mirror.spec.server);
+        let message = format!(
+            "must be {}, the CacheServer of this configuration, got {:?}; correct or remove it",
+            server.name, mirror.spec.server
+        );
         mistakes.note(&mirror.place, "spec.server", message);
     }
 }
@@ -72,11 +84,19 @@ fn connectors_occur_once(mirrors: &[Object<RegistryMirrorSpec>], main_port: Opti
         for (index, connector) in mirror.spec.connectors.iter().enumerate() {
             let field = format!("spec.connectors[{index}]");
             if connector.port.is_some() && connector.port == main_port {
-                mistakes.note(&mirror.place, &format!("{field}.port"), "must not be the port of --listen; choose another one");
+                mistakes.note(
+                    &mirror.place,
+                    &format!("{field}.port"),
+                    "must not be the port of --listen; choose another one",
+                );
             }
             let Some(key) = connector_key(connector) else { continue };
             if let Some(holder) = seen.get(&key) {
-                mistakes.note(&mirror.place, &field, format!("{key} is taken by the mirror {holder}; choose another one"));
+                mistakes.note(
+                    &mirror.place,
+                    &field,
+                    format!("{key} is taken by the mirror {holder}; choose another one"),
+                );
             } else {
                 seen.insert(key, &mirror.name);
             }
@@ -89,23 +109,42 @@ fn connector_key(connector: &Connector) -> Option<String> {
     port.or_else(|| Some(format!("host {}", connector.host.as_ref()?)))
 }
 
-fn claim(claims: &mut BTreeMap<RegistryName, String>, object: &Object<RegistryMirrorSpec>, registry: &RegistryName, mistakes: &mut Mistakes) {
+fn claim(
+    claims: &mut BTreeMap<RegistryName, String>,
+    object: &Object<RegistryMirrorSpec>,
+    registry: &RegistryName,
+    mistakes: &mut Mistakes,
+) {
     let Some(holder) = claims.get(registry) else {
         claims.insert(registry.clone(), object.name.clone());
         return;
     };
-    let message = format!("{registry} is already what the mirror {holder} stands for; set upstream.registry to another name on one of them");
+    let message = format!(
+        "{registry} is already what the mirror {holder} stands for; set upstream.registry to another name on one of them"
+    );
     mistakes.note(&object.place, "spec.upstream.registry", message);
 }
 
-fn server(object: Option<&Object<CacheServerSpec>>, known: &[&str], secrets: &Secrets, mistakes: &mut Mistakes) -> ServerSettings {
+fn server(
+    object: Option<&Object<CacheServerSpec>>,
+    known: &[&str],
+    secrets: &Secrets,
+    mistakes: &mut Mistakes,
+) -> ServerSettings {
     let Some(Object { place, name, spec, .. }) = object else {
-        return ServerSettings { name: "default".to_owned(), max_size: None, default_repository: None, limits: ClientLimits::default(), tls: None };
+        return ServerSettings {
+            name: "default".to_owned(),
+            max_size: None,
+            default_repository: None,
+            limits: ClientLimits::default(),
+            tls: None,
+        };
     };
     let default_repository = spec.default_repository.as_ref().and_then(|text| {
         let parsed: RepositoryName = mistakes.keep(place, "spec.defaultRepository", text.parse())?;
         if !known.contains(&parsed.as_str()) {
-            let message = format!("must be the name of a repository of this configuration ({}), got {text:?}", known.join(", "));
+            let message =
+                format!("must be the name of a repository of this configuration ({}), got {text:?}", known.join(", "));
             mistakes.note(place, "spec.defaultRepository", message);
         }
         Some(parsed)
@@ -138,7 +177,11 @@ fn mirror(object: &Object<RegistryMirrorSpec>, secrets: &Secrets, mistakes: &mut
     })
 }
 
-fn upstream(object: &Object<RegistryMirrorSpec>, secrets: &Secrets, mistakes: &mut Mistakes) -> Option<(RegistryName, UpstreamSettings)> {
+fn upstream(
+    object: &Object<RegistryMirrorSpec>,
+    secrets: &Secrets,
+    mistakes: &mut Mistakes,
+) -> Option<(RegistryName, UpstreamSettings)> {
     let (place, spec) = (&object.place, &object.spec.upstream);
     let url = mistakes.keep(place, "spec.upstream.url", upstream_url(&spec.url));
     let host = url.as_ref().and_then(|url| mistakes.keep(place, "spec.upstream.url", RegistryName::of_url(url)));
@@ -146,7 +189,8 @@ fn upstream(object: &Object<RegistryMirrorSpec>, secrets: &Secrets, mistakes: &m
         Some(text) => mistakes.keep(place, "spec.upstream.registry", text.parse()),
         None => host.clone(),
     };
-    let proxy = optional(spec.proxy_url.as_ref(), |text| mistakes.keep(place, "spec.upstream.proxyURL", proxy_url(text)));
+    let proxy =
+        optional(spec.proxy_url.as_ref(), |text| mistakes.keep(place, "spec.upstream.proxyURL", proxy_url(text)));
     let trusted_pem = optional(spec.ca_bundle.as_ref(), |pem| {
         mistakes.keep(place, "spec.upstream.caBundle", authorities_of(pem.as_bytes()))
     });
@@ -154,8 +198,13 @@ fn upstream(object: &Object<RegistryMirrorSpec>, secrets: &Secrets, mistakes: &m
     let credentials = optional(spec.credentials_secret_ref.as_ref(), |secret| {
         mistakes.keep(place, "spec.upstream.credentialsSecretRef", secrets.credentials(&secret.name, &hosts))
     });
-    let client_identity =
-        certificate(spec.client_certificate_secret_ref.as_ref(), place, "spec.upstream.clientCertificateSecretRef", secrets, mistakes);
+    let client_identity = certificate(
+        spec.client_certificate_secret_ref.as_ref(),
+        place,
+        "spec.upstream.clientCertificateSecretRef",
+        secrets,
+        mistakes,
+    );
     let token_hosts = allowed_hosts(&spec.token_hosts, place, "spec.upstream.tokenHosts", mistakes);
     let redirect_hosts = allowed_hosts(&spec.redirect_hosts, place, "spec.upstream.redirectHosts", mistakes);
     let upstream = UpstreamSettings {
@@ -202,7 +251,11 @@ fn allowed_hosts(texts: &[String], place: &Place, field: &str, mistakes: &mut Mi
     parsed.into_iter().collect()
 }
 
-fn connectors(object: &Object<RegistryMirrorSpec>, secrets: &Secrets, mistakes: &mut Mistakes) -> Option<Vec<ConnectorSettings>> {
+fn connectors(
+    object: &Object<RegistryMirrorSpec>,
+    secrets: &Secrets,
+    mistakes: &mut Mistakes,
+) -> Option<Vec<ConnectorSettings>> {
     let checked: Vec<Option<ConnectorSettings>> = object
         .spec
         .connectors
@@ -280,11 +333,16 @@ mod tests {
             let spoiled = with(spoiled, "/spec/upstream/credentialsSecretRef", json!({"name": name}));
             with(spoiled, "/spec/anonymousPull", json!(true))
         };
-        let files: Vec<(&str, String)> = [("a_username", "a"), ("a_password", "x"), ("b_username", "b"), ("b_password", "x")]
-            .map(|(name, text)| (name, text.to_owned()))
-            .into();
+        let files: Vec<(&str, String)> =
+            [("a_username", "a"), ("a_password", "x"), ("b_username", "b"), ("b_password", "x")]
+                .map(|(name, text)| (name, text.to_owned()))
+                .into();
         let refused = load_with(&[team("a"), team("b")], &files).unwrap_err();
-        assert!(refused.contains("docker.io is already what the mirror a stands for; set upstream.registry to another name"), "{refused}");
+        assert!(
+            refused
+                .contains("docker.io is already what the mirror a stands for; set upstream.registry to another name"),
+            "{refused}"
+        );
 
         let b = with(team("b"), "/spec/upstream/registry", json!("b.docker.io"));
         let settings = load_with(&[team("a"), b], &files).unwrap();
@@ -293,7 +351,11 @@ mod tests {
 
     #[test]
     fn an_identity_changes_with_the_user_and_not_with_the_password() {
-        let spec = with(with(mirror("a"), "/spec/upstream/credentialsSecretRef", json!({"name": "s"})), "/spec/anonymousPull", json!(true));
+        let spec = with(
+            with(mirror("a"), "/spec/upstream/credentialsSecretRef", json!({"name": "s"})),
+            "/spec/anonymousPull",
+            json!(true),
+        );
         let identity = |user: &str, password: &str| {
             let files = [("s_username", user.to_owned()), ("s_password", password.to_owned())];
             load_with(std::slice::from_ref(&spec), &files).unwrap().mirrors[0].identity()
@@ -312,44 +374,114 @@ mod tests {
         let secret = json!({"name": "s"});
         for (objects, expected) in [
             (vec![json!([1])], "test.yaml, document 1: must be an object"),
-            (vec![object("HostedRepository", "a", json!({}))], "HostedRepository a, kind: must be RegistryMirror or CacheServer"),
-            (vec![with(mirror("a"), "/apiVersion", json!("v1"))], "RegistryMirror a, apiVersion: must be entrepot.dev/v1alpha1, got \"v1\""),
+            (
+                vec![object("HostedRepository", "a", json!({}))],
+                "HostedRepository a, kind: must be RegistryMirror or CacheServer",
+            ),
+            (
+                vec![with(mirror("a"), "/apiVersion", json!("v1"))],
+                "RegistryMirror a, apiVersion: must be entrepot.dev/v1alpha1, got \"v1\"",
+            ),
             (vec![with(mirror("a"), "/metadata/name", json!(""))], "metadata.name: must be set"),
             (vec![with(mirror("a"), "/metadata/name", json!("A.b"))], "RegistryMirror A.b: a repository name must be"),
             (vec![with(mirror("a"), "/metadata/name", json!("A"))], "metadata.name: a repository name must be"),
             (vec![with(mirror("a"), "/metadata/name", json!("library"))], "choose another name"),
             (vec![with(mirror("a"), "/extra", json!(1))], "RegistryMirror a, extra: unknown field"),
             (vec![with(mirror("a"), "/spec", json!({}))], "spec.upstream: must be set"),
-            (vec![with(mirror("a"), "/spec/upstream/uri", json!(1))], "spec.upstream.uri: unknown field; known here are"),
-            (vec![with(mirror("a"), "/spec/freshness", json!({"tags": "5 min"}))], "spec.freshness.tags: a length of time must be"),
-            (vec![with(mirror("a"), "/spec/retention", json!({"maxSize": 5}))], "spec.retention.maxSize: must be of type string, got 5; put it in quotes"),
-            (vec![with(mirror("a"), "/spec/upstream/url", json!("ftp://a.example.com"))], "spec.upstream: url must start with https:// or http://"),
-            (vec![with(mirror("a"), "/spec/upstream/url", json!("https://169.254.169.254"))], "spec.upstream.url: must not be a link-local address"),
-            (vec![with(mirror("a"), "/spec/upstream/url", json!("https://a.example.com/v2/"))], "remove /v2"),
-            (vec![with(mirror("a"), "/spec/upstream/proxyURL", json!("http://p/x"))], "spec.upstream.proxyURL: must be scheme, host and port only"),
-            (vec![with(mirror("a"), "/spec/upstream/tokenHosts", json!(["ok", "*.x"]))], "spec.upstream.tokenHosts[1]: must be a host name"),
-            (vec![with(mirror("a"), "/spec/upstream/caBundle", json!("no pem"))], "spec.upstream: caBundle must be certificates in PEM"),
-            (vec![with(mirror("a"), "/spec/upstream/caBundle", json!("-----BEGIN RSA"))], "spec.upstream.caBundle: "),
-            (vec![with(mirror("a"), "/spec/upstream/clientCertificateSecretRef", secret.clone())], "add s_tls.crt and s_tls.key"),
-            (vec![with(mirror("a"), "/spec/upstream/credentialsSecretRef", secret.clone())], "spec: anonymousPull must be set"),
             (
-                vec![with(with(mirror("a"), "/spec/anonymousPull", json!(true)), "/spec/upstream/credentialsSecretRef", secret.clone())],
+                vec![with(mirror("a"), "/spec/upstream/uri", json!(1))],
+                "spec.upstream.uri: unknown field; known here are",
+            ),
+            (
+                vec![with(mirror("a"), "/spec/freshness", json!({"tags": "5 min"}))],
+                "spec.freshness.tags: a length of time must be",
+            ),
+            (
+                vec![with(mirror("a"), "/spec/retention", json!({"maxSize": 5}))],
+                "spec.retention.maxSize: must be of type string, got 5; put it in quotes",
+            ),
+            (
+                vec![with(mirror("a"), "/spec/upstream/url", json!("ftp://a.example.com"))],
+                "spec.upstream: url must start with https:// or http://",
+            ),
+            (
+                vec![with(mirror("a"), "/spec/upstream/url", json!("https://169.254.169.254"))],
+                "spec.upstream.url: must not be a link-local address",
+            ),
+            (vec![with(mirror("a"), "/spec/upstream/url", json!("https://a.example.com/v2/"))], "remove /v2"),
+            (
+                vec![with(mirror("a"), "/spec/upstream/proxyURL", json!("http://p/x"))],
+                "spec.upstream.proxyURL: must be scheme, host and port only",
+            ),
+            (
+                vec![with(mirror("a"), "/spec/upstream/tokenHosts", json!(["ok", "*.x"]))],
+                "spec.upstream.tokenHosts[1]: must be a host name",
+            ),
+            (
+                vec![with(mirror("a"), "/spec/upstream/caBundle", json!("no pem"))],
+                "spec.upstream: caBundle must be certificates in PEM",
+            ),
+            (vec![with(mirror("a"), "/spec/upstream/caBundle", json!("-----BEGIN RSA"))], "spec.upstream.caBundle: "),
+            (
+                vec![with(mirror("a"), "/spec/upstream/clientCertificateSecretRef", secret.clone())],
+                "add s_tls.crt and s_tls.key",
+            ),
+            (
+                vec![with(mirror("a"), "/spec/upstream/credentialsSecretRef", secret.clone())],
+                "spec: anonymousPull must be set",
+            ),
+            (
+                vec![with(
+                    with(mirror("a"), "/spec/anonymousPull", json!(true)),
+                    "/spec/upstream/credentialsSecretRef",
+                    secret.clone(),
+                )],
                 "add s_username and s_password",
             ),
-            (vec![with(mirror("a"), "/spec/connectors", json!([{}]))], "spec.connectors[0]: a connector must have either port or host"),
-            (vec![with(mirror("a"), "/spec/connectors", json!([{"port": 5000}]))], "spec.connectors[0].port: must not be the port of --listen"),
-            (vec![with(mirror("a"), "/spec/connectors", json!([{"port": 5001}, {"port": 5001}]))], "spec.connectors[1]: port 5001 is taken by the mirror a"),
-            (vec![with(mirror("a"), "/spec/connectors", json!([{"port": 5001, "tls": {"secretRef": secret}}]))], "spec.connectors[0].tls.secretRef: the Secret"),
             (
-                vec![with(mirror("a"), "/spec/connectors", json!([{"host": "x"}])), with(mirror("b"), "/spec/connectors", json!([{"host": "x"}]))],
+                vec![with(mirror("a"), "/spec/connectors", json!([{}]))],
+                "spec.connectors[0]: a connector must have either port or host",
+            ),
+            (
+                vec![with(mirror("a"), "/spec/connectors", json!([{"port": 5000}]))],
+                "spec.connectors[0].port: must not be the port of --listen",
+            ),
+            (
+                vec![with(mirror("a"), "/spec/connectors", json!([{"port": 5001}, {"port": 5001}]))],
+                "spec.connectors[1]: port 5001 is taken by the mirror a",
+            ),
+            (
+                vec![with(mirror("a"), "/spec/connectors", json!([{"port": 5001, "tls": {"secretRef": secret}}]))],
+                "spec.connectors[0].tls.secretRef: the Secret",
+            ),
+            (
+                vec![
+                    with(mirror("a"), "/spec/connectors", json!([{"host": "x"}])),
+                    with(mirror("b"), "/spec/connectors", json!([{"host": "x"}])),
+                ],
                 "document 2, RegistryMirror b, spec.connectors[0]: host x is taken by the mirror a",
             ),
             (vec![mirror("a"), mirror("a")], "metadata.name: the name a is taken (test.yaml, document 1)"),
-            (vec![object("CacheServer", "x", json!({})), object("CacheServer", "y", json!({}))], "at most one CacheServer"),
-            (vec![object("CacheServer", "x", json!({"replicas": 2}))], "field replicas only works in a cluster, where the operator runs the Deployment; remove it"),
-            (vec![object("CacheServer", "x", json!({"defaultRepository": "y"})), mirror("a")], "must be the name of a repository of this configuration (a), got \"y\""),
-            (vec![object("CacheServer", "x", json!({"tls": {"mode": "Secret"}}))], "secretRef must be set when mode is Secret"),
-            (vec![object("CacheServer", "x", json!({})), with(mirror("a"), "/spec/server", json!("y"))], "spec.server: must be x"),
+            (
+                vec![object("CacheServer", "x", json!({})), object("CacheServer", "y", json!({}))],
+                "at most one CacheServer",
+            ),
+            (
+                vec![object("CacheServer", "x", json!({"replicas": 2}))],
+                "field replicas only works in a cluster, where the operator runs the Deployment; remove it",
+            ),
+            (
+                vec![object("CacheServer", "x", json!({"defaultRepository": "y"})), mirror("a")],
+                "must be the name of a repository of this configuration (a), got \"y\"",
+            ),
+            (
+                vec![object("CacheServer", "x", json!({"tls": {"mode": "Secret"}}))],
+                "secretRef must be set when mode is Secret",
+            ),
+            (
+                vec![object("CacheServer", "x", json!({})), with(mirror("a"), "/spec/server", json!("y"))],
+                "spec.server: must be x",
+            ),
         ] {
             let refused = load(&objects).expect_err(expected);
             assert!(refused.contains(expected), "wanted {expected:?} in\n{refused}");
@@ -359,7 +491,11 @@ mod tests {
 
     #[test]
     fn all_mistakes_are_reported_at_once() {
-        let a = with(with(mirror("a"), "/spec/upstream/caBundle", json!("x")), "/spec/upstream/proxyURL", json!("nonsense"));
+        let a = with(
+            with(mirror("a"), "/spec/upstream/caBundle", json!("x")),
+            "/spec/upstream/proxyURL",
+            json!("nonsense"),
+        );
         let b = with(mirror("b"), "/spec/oops", json!(1));
         let refused = load(&[a, b, object("CacheServer", "x", json!({"image": "y", "service": {}}))]).unwrap_err();
         assert_eq!(refused.lines().count(), 5, "{refused}");
@@ -367,7 +503,8 @@ mod tests {
 
     #[test]
     fn status_and_further_metadata_are_passed_over() {
-        let object = with(with(mirror("a"), "/status", json!({"conditions": []})), "/metadata/labels", json!({"x": "y"}));
+        let object =
+            with(with(mirror("a"), "/status", json!({"conditions": []})), "/metadata/labels", json!({"x": "y"}));
         assert!(load(&[object]).is_ok());
     }
 

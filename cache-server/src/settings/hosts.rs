@@ -17,7 +17,9 @@ pub struct RegistryName(String);
 
 /// Why a text is no [`RegistryName`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a registry must be a host name with an optional port, such as docker.io or registry.example.com:5000, got {0:?}")]
+#[error(
+    "a registry must be a host name with an optional port, such as docker.io or registry.example.com:5000, got {0:?}"
+)]
 pub struct RegistryNameError(String);
 
 impl RegistryName {
@@ -61,7 +63,8 @@ impl FromStr for RegistryName {
 /// Whether a text is `[address]` or `[address]:port`.
 fn is_bracketed(text: &str) -> bool {
     text.strip_prefix('[').and_then(|rest| rest.split_once(']')).is_some_and(|(address, port)| {
-        let good_port = port.is_empty() || port.strip_prefix(':').is_some_and(|port| !port.starts_with('+') && port.parse::<u16>().is_ok());
+        let good_port = port.is_empty()
+            || port.strip_prefix(':').is_some_and(|port| !port.starts_with('+') && port.parse::<u16>().is_ok());
         good_port && address.parse::<Ipv6Addr>().is_ok()
     })
 }
@@ -216,7 +219,24 @@ mod tests {
         ] {
             assert_eq!(text.parse::<RegistryName>().unwrap().as_str(), expected);
         }
-        for text in ["", "a/b", "a b", "-a", "a.", "a:", "a:99999", "a:+80", "a:b", "https://a", "a@b", "..", "[::1", "[x]", "a_b", "ä"] {
+        for text in [
+            "",
+            "a/b",
+            "a b",
+            "-a",
+            "a.",
+            "a:",
+            "a:99999",
+            "a:+80",
+            "a:b",
+            "https://a",
+            "a@b",
+            "..",
+            "[::1",
+            "[x]",
+            "a_b",
+            "ä",
+        ] {
             assert!(text.parse::<RegistryName>().is_err(), "{text:?}");
         }
     }
@@ -236,8 +256,21 @@ mod tests {
     #[test]
     fn bad_upstream_urls_are_refused() {
         for text in [
-            "", "docker.io", "ftp://a", "https://", "https://me:pw@a", "https://me@a", "https://a?x", "https://a#x", "https://a/v2", "https://a/v2/",
-            "http://169.254.169.254", "http://[fe80::1]", "http://[::ffff:169.254.169.254]", "http://2852039166", "http://0xa9.254.1.1",
+            "",
+            "docker.io",
+            "ftp://a",
+            "https://",
+            "https://me:pw@a",
+            "https://me@a",
+            "https://a?x",
+            "https://a#x",
+            "https://a/v2",
+            "https://a/v2/",
+            "http://169.254.169.254",
+            "http://[fe80::1]",
+            "http://[::ffff:169.254.169.254]",
+            "http://2852039166",
+            "http://0xa9.254.1.1",
         ] {
             assert!(upstream_url(text).is_err(), "{text:?}");
         }

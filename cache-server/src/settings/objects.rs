@@ -66,9 +66,10 @@ impl Objects {
         }
         match kind {
             "RegistryMirror" => {
-                let checked = check(place, name, document, &MIRROR_SCHEMA, mistakes, |name, spec: &RegistryMirrorSpec| {
-                    RegistryMirror::new(name, spec.clone()).validate_cel().err().map(ValidationErrors::into_vec)
-                });
+                let checked =
+                    check(place, name, document, &MIRROR_SCHEMA, mistakes, |name, spec: &RegistryMirrorSpec| {
+                        RegistryMirror::new(name, spec.clone()).validate_cel().err().map(ValidationErrors::into_vec)
+                    });
                 self.mirrors.extend(checked);
             }
             "CacheServer" => {

@@ -3,7 +3,9 @@
 
 use std::str::FromStr;
 
-use crds::names::{ByteSize, HOST_PATTERN, REGISTRY_PATTERN, SECRET_NAME_PATTERN, Span, is_host, is_registry, is_secret_name};
+use crds::names::{
+    ByteSize, HOST_PATTERN, REGISTRY_PATTERN, SECRET_NAME_PATTERN, Span, is_host, is_registry, is_secret_name,
+};
 use serde_json::{Map, Value};
 
 /// A mistake in an object: the field, and the rule that it breaks.
@@ -89,7 +91,8 @@ impl Walk<'_> {
 
     fn string(&mut self, text: &str, schema: &Value, field: &str) {
         let length = text.chars().count() as u64;
-        let (least, most) = (schema["minLength"].as_u64().unwrap_or(0), schema["maxLength"].as_u64().unwrap_or(u64::MAX));
+        let (least, most) =
+            (schema["minLength"].as_u64().unwrap_or(0), schema["maxLength"].as_u64().unwrap_or(u64::MAX));
         if !(least..=most).contains(&length) {
             return self.note(field, format!("must have {least} to {most} characters, got {length}"));
         }
@@ -165,7 +168,9 @@ mod tests {
                 let known = [Span::PATTERN, ByteSize::PATTERN, HOST_PATTERN, REGISTRY_PATTERN, SECRET_NAME_PATTERN];
                 assert!(known.contains(&pattern.as_str().unwrap()), "{pattern}");
             }
-            for keyword in ["oneOf", "anyOf", "allOf", "not", "multipleOf", "exclusiveMinimum", "exclusiveMaximum", "minItems"] {
+            for keyword in
+                ["oneOf", "anyOf", "allOf", "not", "multipleOf", "exclusiveMinimum", "exclusiveMaximum", "minItems"]
+            {
                 let mut uses = Vec::new();
                 collect(schema, keyword, &mut uses);
                 assert_eq!(uses, Vec::<Value>::new(), "{keyword}");
@@ -187,17 +192,23 @@ mod tests {
             },
         });
         let value = json!({"a": "long", "b": [0, 6, "x"], "c": "Z", "d": null, "e": "5 minutes", "f": 1});
-        let found: Vec<String> = breaches(&value, &schema, "spec").into_iter().map(|breach| format!("{}: {}", breach.field, breach.message)).collect();
-        assert_eq!(found, [
-            "spec.a: must have 0 to 3 characters, got 4",
-            "spec.b: must have at most 1 entries, got 3",
-            "spec.b[0]: must be at least 1, got 0",
-            "spec.b[1]: must be at most 5, got 6",
-            "spec.b[2]: must be of type integer, got \"x\"",
-            "spec.c: must be one of X, Y, got \"Z\"",
-            "spec.e: a length of time must be written like 500ms, 90s or 1h30m and not be negative, got \"5 minutes\"",
-            "spec.f: unknown field; known here are a, b, c, d, e",
-            "spec.z: must be set",
-        ]);
+        let found: Vec<String> = breaches(&value, &schema, "spec")
+            .into_iter()
+            .map(|breach| format!("{}: {}", breach.field, breach.message))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                "spec.a: must have 0 to 3 characters, got 4",
+                "spec.b: must have at most 1 entries, got 3",
+                "spec.b[0]: must be at least 1, got 0",
+                "spec.b[1]: must be at most 5, got 6",
+                "spec.b[2]: must be of type integer, got \"x\"",
+                "spec.c: must be one of X, Y, got \"Z\"",
+                "spec.e: a length of time must be written like 500ms, 90s or 1h30m and not be negative, got \"5 minutes\"",
+                "spec.f: unknown field; known here are a, b, c, d, e",
+                "spec.z: must be set",
+            ]
+        );
     }
 }

@@ -56,7 +56,8 @@ impl CertifiedKeyPem {
         let chain = certificates_of(certificates)?;
         let key = PrivateKeyDer::from_pem_slice(key).map_err(SecretError::KeyPem)?;
         let provider = rustls::crypto::aws_lc_rs::default_provider();
-        rustls::sign::CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider).map_err(SecretError::KeyPair)?;
+        rustls::sign::CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider)
+            .map_err(SecretError::KeyPair)?;
         Ok(Self { chain, key: Arc::new(key) })
     }
 
@@ -122,7 +123,9 @@ pub enum SecretError {
         found: String,
     },
     /// An entry that `docker login` made with a token of its own.
-    #[error("the entry for {host} in {file} has an identitytoken or registrytoken, which is not supported; put a user name and a password or access token there")]
+    #[error(
+        "the entry for {host} in {file} has an identitytoken or registrytoken, which is not supported; put a user name and a password or access token there"
+    )]
     TokenLogin {
         /// The file.
         file: String,
@@ -164,15 +167,14 @@ pub(super) fn authorities_of(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
     let certificates = certificates_of(pem)?;
     let mut roots = rustls::RootCertStore::empty();
     for (index, certificate) in certificates.iter().enumerate() {
-        roots
-            .add(certificate.clone())
-            .map_err(|source| SecretError::NoAuthority { number: index + 1, source })?;
+        roots.add(certificate.clone()).map_err(|source| SecretError::NoAuthority { number: index + 1, source })?;
     }
     Ok(certificates)
 }
 
 fn certificates_of(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, SecretError> {
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(SecretError::CertificatePem)?;
+    let certificates: Vec<_> =
+        CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(SecretError::CertificatePem)?;
     if certificates.is_empty() { Err(SecretError::NoCertificate) } else { Ok(certificates) }
 }
 
@@ -250,14 +252,22 @@ struct DockerAuth {
 /// Finds the entry for a registry as `docker` and the kubelet do: keys may be URLs (`https://index.docker.io/v1/`).
 fn docker_login(file: &str, config: &[u8], hosts: &[RegistryName]) -> Result<Credentials, SecretError> {
     // The parser's own message may quote the document, so only the position is told.
-    let config: DockerConfig = serde_json::from_slice(config)
-        .map_err(|error| SecretError::DockerConfig { file: file.to_owned(), line: error.line(), column: error.column() })?;
-    let entry = hosts.iter().find_map(|host| config.auths.iter().find(|(key, _)| registry_of_key(key).as_ref() == Some(host)));
+    let config: DockerConfig = serde_json::from_slice(config).map_err(|error| SecretError::DockerConfig {
+        file: file.to_owned(),
+        line: error.line(),
+        column: error.column(),
+    })?;
+    let entry =
+        hosts.iter().find_map(|host| config.auths.iter().find(|(key, _)| registry_of_key(key).as_ref() == Some(host)));
     let Some((host, entry)) = entry else {
         return Err(SecretError::NoEntry {
             file: file.to_owned(),
             registry: hosts.first().map(ToString::to_string).unwrap_or_default(),
-            found: if config.auths.is_empty() { "nothing".to_owned() } else { config.auths.into_keys().collect::<Vec<_>>().join(", ") },
+            found: if config.auths.is_empty() {
+                "nothing".to_owned()
+            } else {
+                config.auths.into_keys().collect::<Vec<_>>().join(", ")
+            },
         });
     };
     let set = |field: &Option<String>| field.as_ref().filter(|text| !text.is_empty()).cloned();
@@ -292,7 +302,9 @@ mod tests {
     use super::*;
 
     fn secrets(files: &[(&str, &str)]) -> Secrets {
-        Secrets(Some(files.iter().map(|(name, text)| ((*name).to_owned(), SecretBytes(text.as_bytes().to_vec()))).collect()))
+        Secrets(Some(
+            files.iter().map(|(name, text)| ((*name).to_owned(), SecretBytes(text.as_bytes().to_vec()))).collect(),
+        ))
     }
 
     fn login(auths: &Value, registry: &str) -> Result<Credentials, SecretError> {
@@ -325,7 +337,8 @@ mod tests {
             let found = login(&json!({"other.example.com": {"auth": "eA=="}, key: entry}), registry).unwrap();
             assert_eq!((found.username.as_str(), found.password.expose()), ("me", "a:b"), "{key}");
         }
-        let found = login(&json!({"ghcr.io": {"username": "me", "password": "p", "auth": "broken"}}), "ghcr.io").unwrap();
+        let found =
+            login(&json!({"ghcr.io": {"username": "me", "password": "p", "auth": "broken"}}), "ghcr.io").unwrap();
         assert_eq!(found.password.expose(), "p");
     }
 
@@ -372,7 +385,10 @@ mod tests {
         assert!(matches!(parse(&certificate, &two.signing_key.serialize_pem()), Err(SecretError::KeyPair(_))));
         assert!(matches!(parse(&certificate, ""), Err(SecretError::KeyPem(_))));
         assert!(matches!(parse("", &key), Err(SecretError::NoCertificate)));
-        assert!(matches!(parse("-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n", &key), Err(SecretError::CertificatePem(_))));
+        assert!(matches!(
+            parse("-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n", &key),
+            Err(SecretError::CertificatePem(_))
+        ));
         assert_eq!(authorities_of(certificate.repeat(2).as_bytes()).unwrap().len(), 2);
         assert!(authorities_of(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").is_err());
     }

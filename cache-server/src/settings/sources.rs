@@ -64,7 +64,9 @@ impl Settings {
         for (file, content) in files.config {
             match content {
                 Ok(bytes) => objects.read(&file, &bytes, &mut mistakes),
-                Err(error) => mistakes.note_file(file, format!("failed to read it: {error}; check the path and its permissions")),
+                Err(error) => {
+                    mistakes.note_file(file, format!("failed to read it: {error}; check the path and its permissions"))
+                }
             }
         }
         let secrets = readable(files.secrets, &mut mistakes);
@@ -94,7 +96,9 @@ impl Files {
         let config = match &sources.config {
             None => vec![("built-in configuration".to_owned(), Ok(BUILT_IN.as_bytes().to_vec()))],
             Some(path) if path.is_dir() => folder(path, |name| {
-                Path::new(name).extension().is_some_and(|extension| extension == "yaml" || extension == "yml" || extension == "json")
+                Path::new(name)
+                    .extension()
+                    .is_some_and(|extension| extension == "yaml" || extension == "yml" || extension == "json")
             })
             .into_iter()
             .map(|(name, content)| (path.join(name).display().to_string(), content))
@@ -142,7 +146,12 @@ fn readable(secrets: Option<Vec<(String, Content)>>, mistakes: &mut Mistakes) ->
         for (name, content) in files {
             match content {
                 Ok(bytes) => drop(good.insert(name, SecretBytes(bytes))),
-                Err(error) => mistakes.note_file(name, format!("failed to read it from the folder of Secrets: {error}; check the path and its permissions")),
+                Err(error) => mistakes.note_file(
+                    name,
+                    format!(
+                        "failed to read it from the folder of Secrets: {error}; check the path and its permissions"
+                    ),
+                ),
             }
         }
         good
@@ -214,7 +223,11 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_a_mistake() {
-        let sources = Sources { config: Some("/nonexistent/config.yaml".into()), secrets: Some("/nonexistent/secrets".into()), ..Sources::default() };
+        let sources = Sources {
+            config: Some("/nonexistent/config.yaml".into()),
+            secrets: Some("/nonexistent/secrets".into()),
+            ..Sources::default()
+        };
         let text = Settings::load(&sources).unwrap_err().to_string();
         assert!(text.contains("/nonexistent/config.yaml: failed to read it"), "{text}");
         assert!(text.contains("/nonexistent/secrets: failed to read it"), "{text}");

@@ -131,12 +131,8 @@ mod tests {
 
     #[test]
     fn a_use_of_an_index_is_a_use_of_the_layers_below_it() {
-        let items = [
-            manifest("index", 9, &["image"]),
-            manifest("image", 2, &["layer"]),
-            blob("layer", 2),
-            blob("other", 5),
-        ];
+        let items =
+            [manifest("index", 9, &["image"]), manifest("image", 2, &["layer"]), blob("layer", 2), blob("other", 5)];
         assert_eq!(plan(&items, &[Limits::default()], 1), [3]);
     }
 

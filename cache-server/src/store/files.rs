@@ -47,7 +47,9 @@ pub(super) fn write_record(path: &Path, record: &impl Serialize) -> io::Result<(
 /// as missing: it is derived from the upstream and will be written again.
 pub(super) fn read_record<T: DeserializeOwned>(path: &Path) -> io::Result<Option<(T, SystemTime)>> {
     let content = match std::fs::read(path) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
         other => other?,
     };
     let used = std::fs::metadata(path).and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::UNIX_EPOCH);

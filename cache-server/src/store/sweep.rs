@@ -87,7 +87,12 @@ impl Store {
         let freed = blocking(move || store.sweep_now(free)).await;
         if freed > 0 {
             self.observer.evicted(freed);
-            tracing::info!(freed_bytes = freed, used_bytes = self.used_bytes(), limit_bytes = self.limit_bytes(), "made room in the store");
+            tracing::info!(
+                freed_bytes = freed,
+                used_bytes = self.used_bytes(),
+                limit_bytes = self.limit_bytes(),
+                "made room in the store"
+            );
         }
         freed
     }

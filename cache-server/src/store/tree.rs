@@ -165,13 +165,7 @@ impl Tree {
     }
 
     /// Stores a manifest of an image. The bytes must hash to `digest`.
-    pub async fn add_manifest(
-        &self,
-        image: &ImageName,
-        digest: &Digest,
-        record: ManifestRecord,
-        bytes: Bytes,
-    ) {
+    pub async fn add_manifest(&self, image: &ImageName, digest: &Digest, record: ManifestRecord, bytes: Bytes) {
         let store = Arc::clone(&self.store);
         if let Err(error) = store.put_small(digest, bytes).await {
             tracing::error!(%digest, %error, "a manifest could not be stored; it is handed on all the same");
@@ -303,7 +297,10 @@ fn discard(store: &Store, layout: &TreeLayout) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         Err(_) => Ok(()),
         Ok(()) => {
-            tracing::info!(repository = name, "the repository now stands for another upstream or identity; it begins empty, and the old content is removed");
+            tracing::info!(
+                repository = name,
+                "the repository now stands for another upstream or identity; it begins empty, and the old content is removed"
+            );
             store.sweep_wanted.notify_one();
             Ok(())
         }

@@ -38,16 +38,12 @@ const NAME_INSIDE: &str = "inside.example.net";
 /// The cases of this file.
 pub fn cases() -> Vec<Case> {
     vec![
-        Case::new("access: each mirror fetches only what its credentials may", |world| {
-            Box::pin(own_only(world))
-        }),
+        Case::new("access: each mirror fetches only what its credentials may", |world| Box::pin(own_only(world))),
         Case::new("access: an upstream with basic authentication", |world| Box::pin(basic(world))),
         Case::new("access: credentials reach no other realm and no other host", |world| {
             Box::pin(credentials_stay(world))
         }),
-        Case::new("access: no connection to an address inside", |world| {
-            Box::pin(no_way_inside(world))
-        }),
+        Case::new("access: no connection to an address inside", |world| Box::pin(no_way_inside(world))),
     ]
 }
 
@@ -148,7 +144,8 @@ fn within(user: User, path: &str) -> String {
 /// The ways to an image's content, each with its digest.
 fn routes(made: &Made) -> Vec<(String, String)> {
     let name = &made.name;
-    let manifests = ["latest", &made.digest].map(|reference| (format!("/v2/{name}/manifests/{reference}"), made.digest.clone()));
+    let manifests =
+        ["latest", &made.digest].map(|reference| (format!("/v2/{name}/manifests/{reference}"), made.digest.clone()));
     let layers = made.layers.iter().map(|(digest, _)| (format!("/v2/{name}/blobs/{digest}"), digest.clone()));
     manifests.into_iter().chain(layers).collect()
 }

@@ -80,11 +80,7 @@ async fn outcome(world: &World, number: usize, row: &Row) -> (usize, Outcome) {
         .await
         .unwrap_or_else(|_| Err(anyhow::anyhow!("still not done after {ROW_LIMIT:?}")));
     let theirs = reference::seen(world, number, row).await;
-    let outcome = Outcome {
-        name: row.name,
-        ours,
-        theirs,
-    };
+    let outcome = Outcome { name: row.name, ours, theirs };
     (number, outcome)
 }
 

@@ -3,11 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use tokio::{
-    sync::Semaphore,
-    task::JoinSet,
-    time::timeout,
-};
+use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
 
 use crate::{
     lab::CacheServer,
@@ -34,9 +30,7 @@ const ALL_BYTES: Duration = Duration::from_mins(2);
 
 /// The cases of this file.
 pub fn cases() -> Vec<Case> {
-    vec![Case::new("fill: fifty clients on one cold blob", |world| {
-        Box::pin(fifty_clients(world))
-    })]
+    vec![Case::new("fill: fifty clients on one cold blob", |world| Box::pin(fifty_clients(world)))]
 }
 
 async fn fifty_clients(world: &World) -> Result<()> {
@@ -59,7 +53,9 @@ async fn fifty_clients(world: &World) -> Result<()> {
     let everyone = u32::try_from(CLIENTS)?;
     let arrived = timeout(FIRST_BYTES, first_bytes.acquire_many(everyone)).await;
     let waiting = first_bytes.available_permits();
-    arrived.with_context(|| format!("only {waiting} of {CLIENTS} clients got the first MiB while the upstream waited"))??.forget();
+    arrived
+        .with_context(|| format!("only {waiting} of {CLIENTS} clients got the first MiB while the upstream waited"))??
+        .forget();
     ensure!(upstream.counts().bytes(&digest) == MIB, "the upstream sent more than its gate lets through");
 
     gate.open();
@@ -78,7 +74,12 @@ async fn fifty_clients(world: &World) -> Result<()> {
 }
 
 /// Reads the first MiB and says so; then leaves at half, or reads on to the end.
-async fn client(ask: Ask, server: std::net::SocketAddr, leaves: bool, first_bytes: Arc<Semaphore>) -> Result<Option<Got>> {
+async fn client(
+    ask: Ask,
+    server: std::net::SocketAddr,
+    leaves: bool,
+    first_bytes: Arc<Semaphore>,
+) -> Result<Option<Got>> {
     let mut transfer = ask.open(server).await?;
     transfer.read_to(MIB).await?;
     ensure!(transfer.received() >= MIB, "the answer ended after {} bytes", transfer.received());

@@ -146,7 +146,13 @@ impl Tally {
     }
 }
 
-async fn work(mut random: StdRng, server: SocketAddr, images: Arc<Vec<Made>>, end: Instant, tally: Arc<Tally>) -> Result<()> {
+async fn work(
+    mut random: StdRng,
+    server: SocketAddr,
+    images: Arc<Vec<Made>>,
+    end: Instant,
+    tally: Arc<Tally>,
+) -> Result<()> {
     while Instant::now() < end {
         let made = &images[random.random_range(0..images.len())];
         one_pull(&mut random, server, made, &tally).await?;
@@ -187,7 +193,11 @@ fn judge(got: &Got, whole: Option<&String>, tally: &Tally) -> Result<()> {
         (_, Ending::Silent) => bail!("hung"),
         (200 | 206, Ending::Complete) => {
             ensure!(got.wrong_at.is_none(), "a wrong byte at {:?} of a complete answer", got.wrong_at);
-            ensure!(whole.is_none_or(|digest| *digest == got.digest), "a complete answer with the digest {}", got.digest);
+            ensure!(
+                whole.is_none_or(|digest| *digest == got.digest),
+                "a complete answer with the digest {}",
+                got.digest
+            );
             &tally.right
         }
         (200 | 206, Ending::Closed | Ending::Reset) => &tally.cut,

@@ -44,10 +44,7 @@ impl Image {
     pub fn push(&self, endpoint: &str) -> Result<()> {
         let from = format!("oci:{}:{TAG}", self.layout.display());
         let to = format!("docker://{endpoint}/{}:{TAG}", self.name);
-        run(
-            "skopeo",
-            ["--insecure-policy", "copy", "--all", "--quiet", "--dest-tls-verify=false", &from, &to],
-        )
+        run("skopeo", ["--insecure-policy", "copy", "--all", "--quiet", "--dest-tls-verify=false", &from, &to])
     }
 
     /// The blobs (configs and layers) that a client of this machine's platform pulls: digest and size.
@@ -98,16 +95,8 @@ impl Images {
     /// The images in the cache folder `cache`, which [`make`] put there.
     #[must_use]
     pub fn in_cache(cache: &Path) -> Self {
-        let image = |name: &str| Image {
-            name: format!("library/{name}"),
-            layout: folder(cache).join(name),
-        };
-        Self {
-            nginx: image("nginx"),
-            mysql: image("mysql"),
-            sixty: image("sixty"),
-            big: image("big"),
-        }
+        let image = |name: &str| Image { name: format!("library/{name}"), layout: folder(cache).join(name) };
+        Self { nginx: image("nginx"), mysql: image("mysql"), sixty: image("sixty"), big: image("big") }
     }
 
     /// All of them.

@@ -98,7 +98,8 @@ impl Home {
 
     /// A command that runs on the node; every step replaces itself by the next, so the process id stays the same.
     fn command<S: AsRef<OsStr>>(&self, program: S) -> Result<Command> {
-        const ENTER: &str = r#"mount --bind "$1" /etc/containerd && mount --bind "$2" /etc/docker && shift 2 && exec "$@""#;
+        const ENTER: &str =
+            r#"mount --bind "$1" /etc/containerd && mount --bind "$2" /etc/docker && shift 2 && exec "$@""#;
         let mut command = Command::new("nsenter");
         command
             .arg(format!("--net={}", network::namespace_of(self.node).display()))

@@ -22,10 +22,7 @@ pub struct Programs {
 impl Programs {
     /// The programs in the cache folder `cache`, which [`install`] put there.
     pub fn in_cache(cache: &Path) -> Result<Self> {
-        Ok(Self {
-            cache: cache.to_owned(),
-            tools: go::folder(cache)?,
-        })
+        Ok(Self { cache: cache.to_owned(), tools: go::folder(cache)? })
     }
 
     /// The folder with containerd 1.7 and its `ctr`.

@@ -66,20 +66,11 @@ pub struct Node {
 }
 
 /// Runs containerd 1.7.
-pub const NODE17: Node = Node {
-    name: "node17",
-    address: Ipv4Addr::new(198, 51, 100, 11),
-};
+pub const NODE17: Node = Node { name: "node17", address: Ipv4Addr::new(198, 51, 100, 11) };
 /// Runs containerd 2.
-pub const NODE2: Node = Node {
-    name: "node2",
-    address: Ipv4Addr::new(198, 51, 100, 12),
-};
+pub const NODE2: Node = Node { name: "node2", address: Ipv4Addr::new(198, 51, 100, 12) };
 /// Runs dockerd.
-pub const DOCKER1: Node = Node {
-    name: "docker1",
-    address: Ipv4Addr::new(198, 51, 100, 13),
-};
+pub const DOCKER1: Node = Node { name: "docker1", address: Ipv4Addr::new(198, 51, 100, 13) };
 /// Every node.
 pub const NODES: [Node; 3] = [NODE17, NODE2, DOCKER1];
 
@@ -152,6 +143,5 @@ pub fn cache_dir() -> Result<PathBuf> {
             .join(".cache/entrepot"),
     };
     std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
-    path.canonicalize()
-        .with_context(|| format!("cannot read {}", path.display()))
+    path.canonicalize().with_context(|| format!("cannot read {}", path.display()))
 }

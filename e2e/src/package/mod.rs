@@ -104,29 +104,18 @@ pub fn size_of(layout: &Path) -> Result<u64> {
 pub fn beside_this_program(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe().context("cannot tell where this program is")?;
     let program = own.with_file_name(name);
-    ensure!(
-        program.is_file(),
-        "{} is not there; `cargo build --release -p {name}` makes it",
-        program.display()
-    );
+    ensure!(program.is_file(), "{} is not there; `cargo build --release -p {name}` makes it", program.display());
     Ok(program)
 }
 
 /// The program, its data folder, and a place for temporary files; nothing else.
 fn write_rootfs(out: &mut dyn Write, product: &Product, program: &[u8]) -> Result<()> {
     let mut tar = tar::Builder::new(out);
-    let entries: [(&str, u32, u64, &[u8]); 3] = [
-        (product.name, 0o755, 0, program),
-        (product.data, 0o755, NOBODY, &[]),
-        ("tmp", 0o1777, 0, &[]),
-    ];
+    let entries: [(&str, u32, u64, &[u8]); 3] =
+        [(product.name, 0o755, 0, program), (product.data, 0o755, NOBODY, &[]), ("tmp", 0o1777, 0, &[])];
     for (path, mode, owner, content) in entries {
         let mut header = tar::Header::new_ustar();
-        header.set_entry_type(if content.is_empty() {
-            tar::EntryType::Directory
-        } else {
-            tar::EntryType::Regular
-        });
+        header.set_entry_type(if content.is_empty() { tar::EntryType::Directory } else { tar::EntryType::Regular });
         header.set_mode(mode);
         header.set_uid(owner);
         header.set_gid(owner);

@@ -90,10 +90,7 @@ pub struct Gate {
 impl Gate {
     /// A closed gate behind the first bytes.
     pub fn after(first: u64) -> Self {
-        Self {
-            first,
-            open: Arc::new(watch::Sender::new(false)),
-        }
+        Self { first, open: Arc::new(watch::Sender::new(false)) }
     }
 
     /// Lets the rest pass, now and from now on.
@@ -134,11 +131,7 @@ impl Answer {
         Self {
             status,
             headers: vec![("Content-Type".to_owned(), media_type.to_owned())],
-            body: Body::Part {
-                blob,
-                offset: 0,
-                length,
-            },
+            body: Body::Part { blob, offset: 0, length },
             delivery: Delivery::default(),
         }
     }
@@ -164,21 +157,13 @@ impl Answer {
 
     /// Replaces the body by bytes made from it.
     pub async fn map_body(&mut self, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Result<()> {
-        let empty = Body::Part {
-            blob: Vec::new().into(),
-            offset: 0,
-            length: 0,
-        };
+        let empty = Body::Part { blob: Vec::new().into(), offset: 0, length: 0 };
         let bytes = match std::mem::replace(&mut self.body, empty) {
             Body::Part { blob, offset, length } => collect(&blob, offset, length),
             Body::Passed { from, .. } => from.bytes().await.context("failed to read a registry's answer")?.into(),
         };
         let bytes = change(bytes);
-        self.body = Body::Part {
-            length: bytes.len() as u64,
-            blob: bytes.into(),
-            offset: 0,
-        };
+        self.body = Body::Part { length: bytes.len() as u64, blob: bytes.into(), offset: 0 };
         Ok(())
     }
 
@@ -195,20 +180,20 @@ impl Answer {
         }
     }
 
-    async fn try_send(self, is_head: bool, connection: &mut Connection, counts: &Counts, entry: Entry) -> Result<After> {
+    async fn try_send(
+        self,
+        is_head: bool,
+        connection: &mut Connection,
+        counts: &Counts,
+        entry: Entry,
+    ) -> Result<After> {
         connection.write_all(self.head().as_bytes()).await?;
         connection.flush().await?;
         if is_head || self.status == 304 {
             return Ok(After::Open);
         }
-        let mut sending = Sending {
-            connection,
-            counts,
-            entry,
-            delivery: self.delivery,
-            sent: 0,
-            since: Instant::now(),
-        };
+        let mut sending =
+            Sending { connection, counts, entry, delivery: self.delivery, sent: 0, since: Instant::now() };
         match self.body {
             Body::Part { blob, offset, length } => sending.part(&blob, offset, length).await,
             Body::Passed { from, .. } => sending.passed(from).await,
@@ -347,8 +332,5 @@ fn collect(blob: &Blob, offset: u64, length: u64) -> Vec<u8> {
 }
 
 fn reason(status: u16) -> &'static str {
-    http::StatusCode::from_u16(status)
-        .ok()
-        .and_then(|status| status.canonical_reason())
-        .unwrap_or("Unknown")
+    http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("Unknown")
 }

@@ -6,9 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
-};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 use rustls::ServerConfig;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
@@ -25,12 +23,7 @@ const NAMES: [&str; 8] = [
 ];
 
 /// Addresses that the certificate is good for, so that a trap cannot pass for a mere TLS failure.
-const ADDRESSES: [[u8; 4]; 4] = [
-    [127, 0, 0, 1],
-    [169, 254, 169, 254],
-    [10, 9, 8, 7],
-    [192, 168, 77, 1],
-];
+const ADDRESSES: [[u8; 4]; 4] = [[127, 0, 0, 1], [169, 254, 169, 254], [10, 9, 8, 7], [192, 168, 77, 1]];
 
 /// A CA made for this run, and the TLS configuration it signed.
 #[derive(Debug)]
@@ -44,14 +37,9 @@ impl Authority {
     pub fn new() -> Result<Self> {
         let issuer = issuer()?;
         let key = KeyPair::generate().context("failed to make the upstreams' key")?;
-        let leaf = leaf_params()?
-            .signed_by(&key, &issuer.1)
-            .context("failed to sign the upstreams' certificate")?;
+        let leaf = leaf_params()?.signed_by(&key, &issuer.1).context("failed to sign the upstreams' certificate")?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        Ok(Self {
-            ca_pem: issuer.0,
-            server: server_config(leaf.der().clone(), key)?,
-        })
+        Ok(Self { ca_pem: issuer.0, server: server_config(leaf.der().clone(), key)? })
     }
 
     /// The CA's certificate.
@@ -67,16 +55,11 @@ impl Authority {
 
 fn issuer() -> Result<(String, Issuer<'static, KeyPair>)> {
     let mut params = CertificateParams::new(Vec::<String>::new()).context("no names")?;
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "Entrepot e2e upstreams");
+    params.distinguished_name.push(DnType::CommonName, "Entrepot e2e upstreams");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let key = KeyPair::generate().context("failed to make the CA's key")?;
-    let pem = params
-        .self_signed(&key)
-        .context("failed to sign the CA")?
-        .pem();
+    let pem = params.self_signed(&key).context("failed to sign the CA")?.pem();
     Ok((pem, Issuer::new(params, key)))
 }
 

@@ -85,7 +85,13 @@ impl Registry {
     }
 
     /// The same with environment variables.
-    pub async fn start_with(lab: &Lab, name: &str, files: &Path, more: &str, environment: &[(&str, &Path)]) -> Result<Self> {
+    pub async fn start_with(
+        lab: &Lab,
+        name: &str,
+        files: &Path,
+        more: &str,
+        environment: &[(&str, &Path)],
+    ) -> Result<Self> {
         let address = free_address()?;
         let config = lab.dir("upstream")?.join(format!("{name}.yml"));
         write(&config, &configuration(address, files, more))?;
@@ -93,13 +99,8 @@ impl Registry {
         command.arg("serve").arg(&config).env("OTEL_TRACES_EXPORTER", "none");
         command.envs(environment.iter().copied());
         let mut process = lab.spawn(name, command)?;
-        process
-            .until(START_LIMIT, async || TcpStream::connect(address).await.is_ok())
-            .await?;
-        Ok(Self {
-            address,
-            _process: process,
-        })
+        process.until(START_LIMIT, async || TcpStream::connect(address).await.is_ok()).await?;
+        Ok(Self { address, _process: process })
     }
 
     /// Where it listens.

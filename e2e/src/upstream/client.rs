@@ -42,13 +42,7 @@ pub struct Ask {
 impl Ask {
     /// GET.
     pub fn get(path: impl Into<String>) -> Self {
-        Self {
-            method: "GET",
-            path: path.into(),
-            headers: Vec::new(),
-            expected: None,
-            patience: IDLE,
-        }
+        Self { method: "GET", path: path.into(), headers: Vec::new(), expected: None, patience: IDLE }
     }
 
     /// GET of a manifest, as a runtime asks: for every type that there is.
@@ -58,10 +52,7 @@ impl Ask {
 
     /// HEAD.
     pub fn head(path: impl Into<String>) -> Self {
-        Self {
-            method: "HEAD",
-            ..Self::get(path)
-        }
+        Self { method: "HEAD", ..Self::get(path) }
     }
 
     /// With a header.
@@ -88,9 +79,7 @@ impl Ask {
     /// Sends it and reads the head of the answer.
     pub async fn open(self, address: SocketAddr) -> Result<Transfer> {
         let began = Instant::now();
-        let stream = TcpStream::connect(address)
-            .await
-            .with_context(|| format!("failed to connect to {address}"))?;
+        let stream = TcpStream::connect(address).await.with_context(|| format!("failed to connect to {address}"))?;
         let mut stream = BufReader::with_capacity(128 * 1024, stream);
         stream.write_all(self.text(address).as_bytes()).await.context("failed to send a request")?;
         let head = timeout(self.patience, read_head(&mut stream))

@@ -9,7 +9,11 @@ use anyhow::{Context as _, Result};
 use http::header::{IF_RANGE, RANGE};
 use serde_json::json;
 
-use super::{answer::{Answer, Body}, blob::{Blob, Hash}, request::Request};
+use super::{
+    answer::{Answer, Body},
+    blob::{Blob, Hash},
+    request::Request,
+};
 
 /// The media type of an OCI image manifest.
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -59,11 +63,7 @@ impl Content {
 
     /// Adds a manifest to an image under its digest and, where one is given, under a tag; answers its digest.
     pub fn put_manifest(&self, image: &str, tag: Option<&str>, media_type: &str, bytes: &[u8]) -> String {
-        let manifest = Manifest {
-            media_type: media_type.to_owned(),
-            digest: Hash::of(bytes),
-            bytes: bytes.to_vec(),
-        };
+        let manifest = Manifest { media_type: media_type.to_owned(), digest: Hash::of(bytes), bytes: bytes.to_vec() };
         let digest = manifest.digest.clone();
         let mut images = self.lock();
         let manifests = &mut images.entry(image.to_owned()).or_default().manifests;
@@ -93,12 +93,7 @@ impl Content {
         });
         let manifest = serde_json::to_vec(&manifest).context("failed to write a manifest")?;
         let digest = self.put_manifest(name, Some(tag), OCI_MANIFEST, &manifest);
-        Ok(Made {
-            name: name.to_owned(),
-            digest,
-            manifest,
-            layers,
-        })
+        Ok(Made { name: name.to_owned(), digest, manifest, layers })
     }
 
     /// Whether this image is served here and not by the registry behind.
@@ -114,10 +109,10 @@ impl Content {
         };
         match wanted.kind {
             "manifests" => image.manifest(wanted.reference),
-            "blobs" => image.blobs.get(wanted.reference).map_or_else(
-                || not_found("BLOB_UNKNOWN"),
-                |blob| ranged(request, wanted.reference, blob.clone()),
-            ),
+            "blobs" => image
+                .blobs
+                .get(wanted.reference)
+                .map_or_else(|| not_found("BLOB_UNKNOWN"), |blob| ranged(request, wanted.reference, blob.clone())),
             "tags" => image.tags(wanted.image),
             _ => not_found("UNSUPPORTED"),
         }
@@ -192,11 +187,7 @@ fn ranged(request: &Request, digest: &str, blob: Blob) -> Answer {
     };
     let mut answer = answer.with("Content-Range", format!("bytes {first}-{last}/{whole}"));
     answer.status = 206;
-    answer.body = Body::Part {
-        blob,
-        offset: first,
-        length: last - first + 1,
-    };
+    answer.body = Body::Part { blob, offset: first, length: last - first + 1 };
     answer
 }
 

@@ -62,10 +62,7 @@ pub struct Entry {
 impl Counts {
     /// Nothing asked yet.
     pub fn new() -> Self {
-        Self {
-            asked: Mutex::default(),
-            changed: watch::Sender::new(()),
-        }
+        Self { asked: Mutex::default(), changed: watch::Sender::new(()) }
     }
 
     /// Adds a request that has just arrived.
@@ -146,17 +143,12 @@ impl Snapshot {
 
     /// GETs for this digest or tag that were not answered by a challenge.
     pub fn gets(&self, reference: &str) -> usize {
-        self.of(reference)
-            .filter(|asked| asked.method == "GET" && asked.status != 401)
-            .count()
+        self.of(reference).filter(|asked| asked.method == "GET" && asked.status != 401).count()
     }
 
     /// Body bytes sent for this digest or tag in answers 200 and 206.
     pub fn bytes(&self, reference: &str) -> u64 {
-        self.of(reference)
-            .filter(|asked| matches!(asked.status, 200 | 206))
-            .map(|asked| asked.sent)
-            .sum()
+        self.of(reference).filter(|asked| matches!(asked.status, 200 | 206)).map(|asked| asked.sent).sum()
     }
 
     /// Requests that reached the site with this host name.

@@ -72,10 +72,7 @@ pub struct Target {
 impl Target {
     /// Requests whose path contains this text: a digest, a tag, `/manifests/`.
     pub fn path(fragment: impl Into<String>) -> Self {
-        Self {
-            fragment: fragment.into(),
-            ..Self::default()
-        }
+        Self { fragment: fragment.into(), ..Self::default() }
     }
 
     /// Only at the site with this host name.
@@ -189,12 +186,7 @@ impl Faults {
 
     fn add(&self, target: Target, fault: Fault, left: Option<usize>) {
         let number = self.last.fetch_add(1, Ordering::Relaxed);
-        self.lock().push(Rule {
-            number,
-            target,
-            fault,
-            left,
-        });
+        self.lock().push(Rule { number, target, fault, left });
     }
 
     fn give_back(&self, number: Option<u64>) {

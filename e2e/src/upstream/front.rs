@@ -1,12 +1,6 @@
 //! The front: ends TLS for every site, counts, spoils, and hands on.
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    os::fd::AsFd,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, net::SocketAddr, os::fd::AsFd, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use http::header::{ACCEPT, AUTHORIZATION, IF_NONE_MATCH, IF_RANGE, RANGE};
@@ -262,20 +256,11 @@ async fn passed(from: reqwest::Response, is_head: bool) -> Result<Answer> {
         None if is_head => whole(Vec::new()),
         None => whole(from.bytes().await.context("failed to read the registry's answer")?.into()),
     };
-    Ok(Answer {
-        status,
-        headers,
-        body,
-        delivery: super::answer::Delivery::default(),
-    })
+    Ok(Answer { status, headers, body, delivery: super::answer::Delivery::default() })
 }
 
 fn whole(bytes: Vec<u8>) -> Body {
-    Body::Part {
-        length: bytes.len() as u64,
-        blob: bytes.into(),
-        offset: 0,
-    }
+    Body::Part { length: bytes.len() as u64, blob: bytes.into(), offset: 0 }
 }
 
 fn is_end_to_end(name: &str) -> bool {

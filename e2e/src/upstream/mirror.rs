@@ -121,20 +121,12 @@ impl Mirror {
 impl Configuration {
     /// A server with a tenth of the default limits that trusts the upstreams.
     pub fn quick(upstream: &Upstream) -> Self {
-        Self {
-            ca: upstream.ca_pem().to_owned(),
-            max_size: None,
-            is_quick: true,
-            mirrors: Vec::new(),
-        }
+        Self { ca: upstream.ca_pem().to_owned(), max_size: None, is_quick: true, mirrors: Vec::new() }
     }
 
     /// A server with the default limits that trusts the upstreams.
     pub fn with_defaults(upstream: &Upstream) -> Self {
-        Self {
-            is_quick: false,
-            ..Self::quick(upstream)
-        }
+        Self { is_quick: false, ..Self::quick(upstream) }
     }
 
     /// With one more mirror.

@@ -82,12 +82,7 @@ impl Upstream {
         std::fs::write(&ca_file, authority.ca_pem())
             .with_context(|| format!("failed to write {}", ca_file.display()))?;
         let front = Front::start(&authority, sites, tokens).await?;
-        Ok(Self {
-            authority,
-            ca_file,
-            front,
-            backends,
-        })
+        Ok(Self { authority, ca_file, front, backends })
     }
 
     /// The private CA that signs every upstream, in PEM.
@@ -142,9 +137,7 @@ impl Upstream {
     }
 
     fn backends(&self) -> Result<&Backends> {
-        self.backends
-            .as_ref()
-            .context("this upstream was started without registries behind it")
+        self.backends.as_ref().context("this upstream was started without registries behind it")
     }
 }
 

@@ -68,11 +68,7 @@ impl Request {
         };
         let length: u64 = length.parse().context("failed to read a request's Content-Length")?;
         ensure!(length <= LONGEST, "a request body of {length} bytes");
-        connection
-            .take(length)
-            .read_to_end(&mut self.body)
-            .await
-            .context("failed to read a request's body")?;
+        connection.take(length).read_to_end(&mut self.body).await.context("failed to read a request's body")?;
         Ok(())
     }
 }

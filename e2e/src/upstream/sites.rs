@@ -57,11 +57,7 @@ impl Sites {
     pub fn documentation(backends: &Backends) -> Self {
         let mut sites = vec![
             registry(HUB, at(DOCKER_HUB), Access::Token, Some(backends.token_registry())),
-            Site {
-                host: AUTH.to_owned(),
-                listen: at(TOKEN_SERVER),
-                kind: Kind::Tokens,
-            },
+            Site { host: AUTH.to_owned(), listen: at(TOKEN_SERVER), kind: Kind::Tokens },
             registry(BASIC, at(BASIC_UPSTREAM), Access::Basic, Some(backends.basic_registry())),
         ];
         sites.extend(SPARE_UPSTREAMS.map(|address| {
@@ -75,11 +71,7 @@ impl Sites {
     #[cfg(test)]
     pub fn loopback() -> Self {
         let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let tokens = Site {
-            host: AUTH.to_owned(),
-            listen: anywhere,
-            kind: Kind::Tokens,
-        };
+        let tokens = Site { host: AUTH.to_owned(), listen: anywhere, kind: Kind::Tokens };
         Self(vec![
             tokens,
             registry(HUB, anywhere, Access::Token, None),
@@ -99,9 +91,5 @@ fn at(address: Ipv4Addr) -> SocketAddr {
 }
 
 fn registry(host: &str, listen: SocketAddr, access: Access, backend: Option<SocketAddr>) -> Site {
-    Site {
-        host: host.to_owned(),
-        listen,
-        kind: Kind::Registry { access, backend },
-    }
+    Site { host: host.to_owned(), listen, kind: Kind::Registry { access, backend } }
 }

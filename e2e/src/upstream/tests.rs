@@ -33,16 +33,9 @@ impl Bench {
         let folder = TempDir::new()?;
         let upstream = Upstream::on_loopback(folder.path()).await?;
         let ca = Certificate::from_pem(upstream.ca_pem().as_bytes())?;
-        let http = Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .tls_certs_only([ca])
-            .build()?;
-        Ok(Self {
-            upstream,
-            http,
-            _folder: folder,
-        })
+        let http =
+            Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).tls_certs_only([ca]).build()?;
+        Ok(Self { upstream, http, _folder: folder })
     }
 
     fn url(&self, host: &str, path: &str) -> Result<String> {
@@ -114,10 +107,7 @@ async fn each_user_gets_only_what_is_theirs() -> Result<()> {
     assert_eq!(bench.status_as(Some(ALICE), "private/alice").await?, 200);
     assert_eq!(bench.status_as(Some(ALICE), "private/bob").await?, 401);
     assert_eq!(bench.status_as(Some(BOB), "private/bob").await?, 200);
-    let liar = User {
-        name: ALICE.name,
-        password: BOB.password,
-    };
+    let liar = User { name: ALICE.name, password: BOB.password };
     assert!(bench.token(Some(liar), "private/alice").await.is_err());
     Ok(())
 }

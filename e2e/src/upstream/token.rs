@@ -90,9 +90,7 @@ impl TokenServer {
     pub fn may_pull(&self, token: &str, image: &str) -> bool {
         let issued = self.lock();
         let grants = issued.get(token).map(Vec::as_slice).unwrap_or_default();
-        grants
-            .iter()
-            .any(|grant| grant.name == image && grant.actions.iter().any(|action| action == "pull"))
+        grants.iter().any(|grant| grant.name == image && grant.actions.iter().any(|action| action == "pull"))
     }
 
     /// Whether a token was issued here, whatever it is good for.
@@ -107,10 +105,8 @@ impl TokenServer {
             return Ok(error(401, "UNAUTHORIZED").with("WWW-Authenticate", "Basic realm=\"tokens\""));
         };
         let scopes = parameters.iter().filter(|(name, _)| name == "scope");
-        let grants: Vec<_> = scopes
-            .flat_map(|(_, scopes)| scopes.split(' '))
-            .filter_map(|scope| grant(user, scope))
-            .collect();
+        let grants: Vec<_> =
+            scopes.flat_map(|(_, scopes)| scopes.split(' ')).filter_map(|scope| grant(user, scope)).collect();
         let token = self.issue(user, grants)?;
         let body = json!({"token": token, "access_token": token, "expires_in": LIFETIME});
         Ok(Answer::text(200, "application/json", body.to_string()))
@@ -118,10 +114,7 @@ impl TokenServer {
 
     fn issue(&self, user: Option<User>, grants: Vec<Grant>) -> Result<String> {
         let now = u64::try_from(jiff::Timestamp::now().as_second()).context("a clock before 1970")?;
-        let header = Header {
-            x5c: Some(vec![self.x5c.clone()]),
-            ..Header::new(Algorithm::RS256)
-        };
+        let header = Header { x5c: Some(vec![self.x5c.clone()]), ..Header::new(Algorithm::RS256) };
         let claims = Claims {
             iss: ISSUER,
             sub: user.map_or("", |user| user.name),
@@ -182,9 +175,5 @@ fn grant(user: Option<User>, scope: &str) -> Option<Grant> {
     let (image, actions) = rest.rsplit_once(':')?;
     let wants_pull = actions.split(',').any(|action| action == "pull" || action == "*");
     let granted = kind == "repository" && wants_pull && users::may_pull(user, image);
-    granted.then(|| Grant {
-        r#type: kind.to_owned(),
-        name: image.to_owned(),
-        actions: vec!["pull".to_owned()],
-    })
+    granted.then(|| Grant { r#type: kind.to_owned(), name: image.to_owned(), actions: vec!["pull".to_owned()] })
 }

@@ -22,9 +22,8 @@ pub struct Trap {
 impl Trap {
     /// Listens on the address, which must exist in the namespace.
     pub async fn set(address: SocketAddr) -> Result<Self> {
-        let listener = TcpListener::bind(address)
-            .await
-            .with_context(|| format!("failed to set a trap on {address}"))?;
+        let listener =
+            TcpListener::bind(address).await.with_context(|| format!("failed to set a trap on {address}"))?;
         let address = listener.local_addr().context("failed to ask for the trap's address")?;
         let accepted = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&accepted);
@@ -33,11 +32,7 @@ impl Trap {
                 counter.fetch_add(1, Ordering::SeqCst);
             }
         });
-        Ok(Self {
-            address,
-            accepted,
-            task,
-        })
+        Ok(Self { address, accepted, task })
     }
 
     /// Where it listens.

@@ -10,31 +10,20 @@ pub struct User {
 }
 
 /// May pull everything public and `private/alice…`.
-pub const ALICE: User = User {
-    name: "alice",
-    password: "canary-alice-81d2",
-};
+pub const ALICE: User = User { name: "alice", password: "canary-alice-81d2" };
 
 /// May pull everything public and `private/bob…`.
-pub const BOB: User = User {
-    name: "bob",
-    password: "canary-bob-5c07",
-};
+pub const BOB: User = User { name: "bob", password: "canary-bob-5c07" };
 
 /// The one account of the registry with basic authentication.
-pub const CAROL: User = User {
-    name: "carol",
-    password: "carol-secret",
-};
+pub const CAROL: User = User { name: "carol", password: "carol-secret" };
 
 /// The htpasswd file that knows [`CAROL`] (bcrypt).
 pub const HTPASSWD: &str = "carol:$2y$05$dyxVZDq.7BxQEFtdYMjv7.D6mWJAvh31IZ/y4BddW3DMGqP.KgGB.\n";
 
 /// The token user who presents these credentials.
 pub fn authenticate(name: &str, password: &str) -> Option<User> {
-    [ALICE, BOB]
-        .into_iter()
-        .find(|user| user.name == name && user.password == password)
+    [ALICE, BOB].into_iter().find(|user| user.name == name && user.password == password)
 }
 
 /// Whether this user (nobody: anonymous) may pull the image.

@@ -1,11 +1,7 @@
 //! The other column: Debian's docker-registry as a pull-through cache under the same faults. What it does is shown,
 //! not judged.
 
-use std::{
-    io::Write as _,
-    path::Path,
-    time::Duration,
-};
+use std::{io::Write as _, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
 use tokio::time::timeout;
@@ -70,7 +66,9 @@ async fn look(world: &World, number: usize, row: &Row) -> Result<String> {
     let ask = match row.theirs {
         Theirs::HalfAHead => {
             let closed = half_a_head(address, PATIENCE).await;
-            return Ok(closed.map_or_else(|_| format!("held open {PATIENCE:?}"), |took| format!("closed after {took:.1?}")));
+            return Ok(
+                closed.map_or_else(|_| format!("held open {PATIENCE:?}"), |took| format!("closed after {took:.1?}"))
+            );
         }
         Theirs::Damaged(damage) => {
             let ask = Ask::get(stage.layer_path()).patience(PATIENCE);
@@ -159,8 +157,7 @@ pub fn flip_a_bit(path: &Path) -> Result<()> {
 /// Cuts a file to 1000 bytes.
 pub fn truncate(path: &Path) -> Result<()> {
     let file = std::fs::File::options().write(true).open(path);
-    file.and_then(|file| file.set_len(1000))
-        .with_context(|| format!("failed to truncate {}", path.display()))
+    file.and_then(|file| file.set_len(1000)).with_context(|| format!("failed to truncate {}", path.display()))
 }
 
 /// Removes a file.

@@ -31,12 +31,7 @@ const SLACK: Duration = Duration::from_millis(1500);
 
 macro_rules! row {
     ($name:literal, $theirs:expr, $ours:path, $spoil:expr) => {
-        Row {
-            name: $name,
-            spoil: $spoil,
-            ours: |stage| Box::pin($ours(stage)),
-            theirs: $theirs,
-        }
+        Row { name: $name, spoil: $spoil, ours: |stage| Box::pin($ours(stage)), theirs: $theirs }
     };
 }
 

@@ -1,9 +1,6 @@
 //! What every row works on: an image of its own at the upstream, and a cache server of its own.
 
-use std::{
-    path::PathBuf,
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -47,13 +44,7 @@ impl<'w> Stage<'w> {
         let image = format!("library/{name}");
         let made = content.put_image(&image, "latest", vec![Blob::generated(seed, length)])?;
         let other = content.put_image(&format!("{image}-other"), "latest", Vec::new())?;
-        Ok(Self {
-            world,
-            made,
-            other: other.manifest,
-            name: name.to_owned(),
-            spoil,
-        })
+        Ok(Self { world, made, other: other.manifest, name: name.to_owned(), spoil })
     }
 
     /// The name of this row's servers and folders.
@@ -164,7 +155,11 @@ impl<'w> Stage<'w> {
         let tag = self.pull_tag(server).await.context("the repaired upstream")?;
         let layer = self.pull_whole_layer(server).await.context("the repaired upstream")?;
         let limit = Duration::from_secs(1);
-        ensure!(tag.head_after < limit && layer.head_after < limit, "the repaired upstream was usable only after {:?}", tag.took + layer.took);
+        ensure!(
+            tag.head_after < limit && layer.head_after < limit,
+            "the repaired upstream was usable only after {:?}",
+            tag.took + layer.took
+        );
         Ok(())
     }
 
