@@ -20,7 +20,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// A YAML file, or a folder of them, with RegistryMirror and CacheServer objects. Default: one mirror of Docker Hub.
+    /// A YAML file, or a folder of them, with `RegistryMirror` and `CacheServer` objects. Default: one mirror of Docker Hub.
     #[arg(long, env = "ENTREPOT_CONFIG", value_name = "FILE|DIR")]
     config: Option<PathBuf>,
     /// The folder in which images are kept.

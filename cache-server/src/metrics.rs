@@ -144,12 +144,12 @@ impl Metrics {
     }
 
     /// Counts an answer that has ended.
-    pub fn answered(&self, labels: RequestLabels, sent_bytes: u64) {
+    pub fn answered(&self, labels: &RequestLabels, sent_bytes: u64) {
         if !labels.repository.is_empty() {
             let label = RepositoryLabel { repository: labels.repository.clone() };
             self.sent_bytes.get_or_create(&label).inc_by(sent_bytes);
         }
-        self.requests.get_or_create(&labels).inc();
+        self.requests.get_or_create(labels).inc();
     }
 
     /// Counts a configuration.

@@ -32,6 +32,7 @@ fn template(yaml: &str) -> String {
 }
 
 /// The one helper of every generated file.
+#[expect(clippy::unwrap_in_result, reason = "a test may end so")]
 fn ensure(path: &Path, expected: &str) -> Result<(), String> {
     if fs::read_to_string(path).is_ok_and(|found| found == expected) {
         return Ok(());

@@ -5,6 +5,7 @@
 use crds::{CacheServer, RegistryMirror};
 use serde_json::{Value, json};
 
+#[expect(clippy::unwrap_in_result, reason = "a test may end so")]
 fn mirror(spoil: impl FnOnce(&mut Value)) -> Result<(), String> {
     let mut object = json!({
         "apiVersion": "entrepot.dev/v1alpha1",
@@ -21,6 +22,7 @@ fn mirror(spoil: impl FnOnce(&mut Value)) -> Result<(), String> {
     mirror.validate_cel().map_err(|errors| errors.to_string())
 }
 
+#[expect(clippy::unwrap_in_result, reason = "a test may end so")]
 fn server(spec: Value) -> Result<(), String> {
     let server = CacheServer::new("default", serde_json::from_value(spec).unwrap());
     server.validate_cel().map_err(|errors| errors.to_string())

@@ -60,18 +60,15 @@ impl BlobStream {
             }
             _ => None,
         };
-        let bytes = match token {
-            Some(token) => {
-                if !self.growing.resident(self.position, end) {
-                    self.growing.fetch_into_memory(self.position, end).await;
-                }
-                token
+        let bytes = if let Some(token) = token {
+            if !self.growing.resident(self.position, end) {
+                self.growing.fetch_into_memory(self.position, end).await;
             }
-            None => {
-                let end = end.min(self.position + COPIED);
-                let read = self.growing.read(self.position, end).await;
-                read.map_err(|source| Failure::Io { action: "read", source: Arc::new(source) })?
-            }
+            token
+        } else {
+            let end = end.min(self.position + COPIED);
+            let read = self.growing.read(self.position, end).await;
+            read.map_err(|source| Failure::Io { action: "read", source: Arc::new(source) })?
         };
         self.position += bytes.len() as u64;
         Ok(bytes)

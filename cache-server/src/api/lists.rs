@@ -27,8 +27,8 @@ pub(super) async fn tags(
     let first = last.map_or(0, |last| tags.partition_point(|tag| tag.as_str() <= last));
     let end = limit.map_or(tags.len(), |limit| tags.len().min(first.saturating_add(limit)));
     let page: Vec<&str> = tags[first..end].iter().map(Tag::as_str).collect();
-    let list = serde_json::json!({ "name": named.as_str(), "tags": page });
-    let mut response = Response::new(Body::bytes(list.to_string().into()));
+    let content = serde_json::json!({ "name": named.as_str(), "tags": page });
+    let mut response = Response::new(Body::bytes(content.to_string().into()));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let (Some(limit), Some(last)) = (limit, page.last())
         && end < tags.len()

@@ -120,6 +120,6 @@ impl Drop for Report {
             },
             "answered"
         );
-        self.metrics.answered(labels, self.sent);
+        self.metrics.answered(&labels, self.sent);
     }
 }

@@ -32,7 +32,7 @@ pub trait Answer: Clone + Send + Sync + 'static {
 
 /// A port that listens.
 pub struct Listener {
-    listener: TcpListener,
+    socket: TcpListener,
     tls: Option<Arc<ServerConfig>>,
     limits: Limits,
     connections: TaskTracker,
@@ -44,13 +44,13 @@ impl Listener {
     /// cancelled, it accepts no more, and connections end after the answer that they are about to send.
     #[must_use]
     pub fn new(
-        listener: TcpListener,
+        socket: TcpListener,
         tls: Option<Arc<ServerConfig>>,
         limits: &crds::cache_server::ClientLimits,
         connections: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
-        Self { listener, tls, limits: limits.into(), connections, stop }
+        Self { socket, tls, limits: limits.into(), connections, stop }
     }
 
     /// Accepts until it is stopped.
@@ -58,7 +58,7 @@ impl Listener {
         loop {
             let accepted = tokio::select! {
                 () = self.stop.cancelled() => return,
-                accepted = self.listener.accept() => accepted,
+                accepted = self.socket.accept() => accepted,
             };
             match accepted {
                 Ok((stream, peer)) => {

@@ -33,6 +33,9 @@ impl Certificate {
     }
 
     /// The TLS settings of a port with this certificate: TLS 1.2 and 1.3, HTTP/1.1.
+    ///
+    /// # Panics
+    /// Never: the provider supports both versions.
     #[must_use]
     pub fn server_config(self: &Arc<Self>) -> Arc<ServerConfig> {
         let mut config = ServerConfig::builder_with_provider(provider())

@@ -13,6 +13,7 @@ use crate::{
         SMALL,
         download::{Again, Opened, Source, SourceError},
         growing::{Failure, Growing, Phase},
+        record::LinkRecord,
     },
     upstream::{self, Patience},
 };
@@ -66,22 +67,22 @@ impl Mirror {
         self.check_online()?;
         self.check_denied(image, &Reference::Digest(digest.clone()), true).await?;
         if request.may_go_elsewhere {
-            self.check_broken(digest).await?;
+            self.check_broken(digest)?;
         }
         let link = self.tree.link(digest).await?;
         match (&link, request.want) {
             (Some(_), Want::Head) => self.known_blob(image, digest).await,
             (None, Want::Head) => self.head_blob(image, digest).await,
-            (linked, Want::Content) => {
-                self.blob_content(image, digest, linked.as_ref().map(|link| link.record.size)).await
-            }
+            (linked, Want::Content) => self.blob_content(image, digest, linked.as_ref().map(|link| &link.record)).await,
         }
     }
 
-    async fn check_broken(&self, digest: &Digest) -> Result<(), Error> {
+    fn check_broken(&self, digest: &Digest) -> Result<(), Error> {
         let wait = self.broken_blob();
         match self.store.broke_off(digest) {
-            Some(ago) if ago < wait => Err(Error::BrokeOff { digest: digest.clone(), ago, wait: wait - ago }),
+            Some(ago) if ago < wait => {
+                Err(Error::BrokeOff { digest: digest.clone(), ago, wait: wait.saturating_sub(ago) })
+            }
             _ => Ok(()),
         }
     }
@@ -131,9 +132,9 @@ impl Mirror {
         self: &Arc<Self>,
         image: &ImageName,
         digest: &Digest,
-        linked: Option<Option<u64>>,
+        linked: Option<&LinkRecord>,
     ) -> Result<BlobAnswer, Error> {
-        let mut expected = linked.flatten();
+        let mut expected = linked.and_then(|link| link.size);
         if linked.is_none() {
             self.check_absent(image, digest.as_str())?;
             let stored = self.store.small(digest).is_some() || self.store.stored(digest, None).await?.is_some();

@@ -167,7 +167,8 @@ impl Mirror {
     async fn stale_tag(&self, image: &ImageName, record: &TagRecord, error: Error) -> Result<ManifestAnswer, Error> {
         let denied_but_served = matches!(error, Error::Denied { .. }) && self.serves_denied();
         let age = record.age(SystemTime::now());
-        if !denied_but_served && !(error.is_outage() && freshness::may_be_stale(age, self.freshness())) {
+        let outlasts = error.is_outage() && freshness::may_be_stale(age, self.freshness());
+        if !(denied_but_served || outlasts) {
             return Err(error);
         }
         for target in [Some(&record.target), record.previous.as_ref()].into_iter().flatten() {

@@ -285,6 +285,7 @@ mod tests {
     use super::*;
     use crate::settings::secrets::SecretBytes;
 
+    #[expect(clippy::needless_pass_by_value, reason = "callers write the value in place")]
     fn object(kind: &str, name: &str, spec: Value) -> Value {
         json!({"apiVersion": "entrepot.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec})
     }
@@ -370,6 +371,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table: one entry per mistake")]
     fn each_mistake_is_named_with_its_place() {
         let secret = json!({"name": "s"});
         for (objects, expected) in [

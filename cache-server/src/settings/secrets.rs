@@ -307,9 +307,10 @@ mod tests {
         ))
     }
 
+    #[expect(clippy::unwrap_in_result, reason = "a test may end so")]
     fn login(auths: &Value, registry: &str) -> Result<Credentials, SecretError> {
         let config = json!({"auths": auths}).to_string();
-        secrets(&[("s_.dockerconfigjson", &config)]).credentials("s", &[registry.parse().unwrap()])
+        secrets(&[("s_.dockerconfigjson", &config)]).credentials("s", &[registry.parse().expect("a registry")])
     }
 
     #[test]

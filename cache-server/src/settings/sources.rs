@@ -65,7 +65,7 @@ impl Settings {
             match content {
                 Ok(bytes) => objects.read(&file, &bytes, &mut mistakes),
                 Err(error) => {
-                    mistakes.note_file(file, format!("failed to read it: {error}; check the path and its permissions"))
+                    mistakes.note_file(file, format!("failed to read it: {error}; check the path and its permissions"));
                 }
             }
         }

@@ -123,6 +123,7 @@ impl Download {
     }
 
     /// The rest as a stream, which may be polled and left at any time.
+    #[must_use]
     pub fn into_stream(self) -> BoxStream<'static, Result<Bytes, SourceError>> {
         futures_util::stream::try_unfold(self, |mut download| async move {
             let chunk = download.next().await?;

@@ -11,7 +11,7 @@ use std::{
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Last use is recorded at most this often.
-const TOUCH_EVERY: Duration = Duration::from_secs(3600);
+const TOUCH_EVERY: Duration = Duration::from_hours(1);
 
 /// Writes a file so that a reader sees the old content or the new, never a part. Parent folders are made.
 pub(super) fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {

@@ -71,8 +71,8 @@ impl Store {
                 };
                 let growing = Arc::new(Growing::new(digest.clone(), file, Phase::Opening));
                 place.insert(Arc::clone(&growing));
-                let fill = Fill { store: Arc::clone(self), growing: Arc::clone(&growing), source: Arc::clone(source) };
-                tokio::spawn(fill.run());
+                let task = Fill { store: Arc::clone(self), growing: Arc::clone(&growing), source: Arc::clone(source) };
+                tokio::spawn(task.run());
                 Ok(Some(growing))
             }
         }
@@ -234,21 +234,21 @@ impl Fill {
     ) -> Result<Written, Failure> {
         let mut idle = Some(written);
         let mut writing: Option<JoinHandle<Result<Written, (Written, io::Error)>>> = None;
-        let mut waiting: Vec<Bytes> = Vec::new();
-        let mut waiting_bytes = 0;
+        let mut backlog: Vec<Bytes> = Vec::new();
+        let mut backlog_bytes = 0;
         let mut ended: Option<Result<(), SourceError>> = None;
         loop {
-            if !waiting.is_empty()
+            if !backlog.is_empty()
                 && let Some(written) = idle.take()
             {
-                let (growing, chunks) = (Arc::clone(&self.growing), std::mem::take(&mut waiting));
-                waiting_bytes = 0;
+                let (growing, chunks) = (Arc::clone(&self.growing), std::mem::take(&mut backlog));
+                backlog_bytes = 0;
                 writing = Some(tokio::task::spawn_blocking(move || written.append(&growing, &chunks)));
             }
             match (&mut writing, &ended) {
                 (None, Some(_)) => break,
                 (None, None) => match chunks.next().await {
-                    Some(Ok(chunk)) => push(&mut waiting, &mut waiting_bytes, chunk),
+                    Some(Ok(chunk)) => push(&mut backlog, &mut backlog_bytes, chunk),
                     Some(Err(error)) => ended = Some(Err(error)),
                     None => ended = Some(Ok(())),
                 },
@@ -258,8 +258,8 @@ impl Fill {
                             writing = None;
                             idle = Some(self.written(result, total)?);
                         }
-                        chunk = chunks.next(), if ended.is_none() && waiting_bytes < BACKLOG => match chunk {
-                            Some(Ok(chunk)) => push(&mut waiting, &mut waiting_bytes, chunk),
+                        chunk = chunks.next(), if ended.is_none() && backlog_bytes < BACKLOG => match chunk {
+                            Some(Ok(chunk)) => push(&mut backlog, &mut backlog_bytes, chunk),
                             Some(Err(error)) => ended = Some(Err(error)),
                             None => ended = Some(Ok(())),
                         },
@@ -294,9 +294,9 @@ impl Fill {
     }
 }
 
-fn push(waiting: &mut Vec<Bytes>, waiting_bytes: &mut usize, chunk: Bytes) {
-    *waiting_bytes += chunk.len();
-    waiting.push(chunk);
+fn push(backlog: &mut Vec<Bytes>, backlog_bytes: &mut usize, chunk: Bytes) {
+    *backlog_bytes += chunk.len();
+    backlog.push(chunk);
 }
 
 /// What the file holds.

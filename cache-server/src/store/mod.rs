@@ -126,7 +126,7 @@ impl Store {
     /// The tree of a repository. When the identity recorded in it is another, the old tree goes into the trash and
     /// an empty one begins: content that one identity could read is never handed out on behalf of another.
     pub fn tree(self: &Arc<Self>, repository: &crds::names::RepositoryName, identity: &str) -> io::Result<Arc<Tree>> {
-        Tree::open(Arc::clone(self), repository, identity)
+        Tree::open(self, repository, identity)
     }
 
     /// Waits until every blob that is whole has its name. For the end of the process: fills that are not whole are

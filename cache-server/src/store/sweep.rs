@@ -22,16 +22,16 @@ use super::{
 use crate::oci::{Digest, ImageName, Tag};
 
 /// A blob that nothing links is left alone for this long: its link may be on its way.
-const GRACE: Duration = Duration::from_secs(600);
+const GRACE: Duration = Duration::from_mins(10);
 
 /// A partial file that nobody resumed for this long goes.
-const PARTIAL_KEPT: Duration = Duration::from_secs(3600);
+const PARTIAL_KEPT: Duration = Duration::from_hours(1);
 
 /// A damaged blob is kept this long, to be looked at.
-const DAMAGED_KEPT: Duration = Duration::from_secs(24 * 3600);
+const DAMAGED_KEPT: Duration = Duration::from_hours(24);
 
 /// How often the sweep looks by itself.
-const SWEEP_EVERY: Duration = Duration::from_secs(600);
+const SWEEP_EVERY: Duration = Duration::from_mins(10);
 
 impl Store {
     /// Sets the most that may be stored; without a number, 80 % of the volume.

@@ -103,7 +103,7 @@ pub struct Retention {
 }
 
 impl Tree {
-    pub(super) fn open(store: Arc<Store>, repository: &RepositoryName, identity: &str) -> io::Result<Arc<Self>> {
+    pub(super) fn open(store: &Arc<Store>, repository: &RepositoryName, identity: &str) -> io::Result<Arc<Self>> {
         let layout = TreeLayout::new(store.layout.repository(repository));
         let mut open = store.trees.lock();
         if let Some(tree) = open.get(layout.root()).and_then(Weak::upgrade) {
@@ -114,12 +114,12 @@ impl Tree {
         }
         let recorded = std::fs::read(layout.identity());
         if !matches!(&recorded, Ok(recorded) if recorded == identity.as_bytes()) {
-            discard(&store, &layout)?;
+            discard(store, &layout)?;
             files::write_whole(&layout.identity(), identity.as_bytes())?;
         }
         let tree = Arc::new(Self {
             key: store.trees.next.fetch_add(1, Ordering::Relaxed),
-            store: Arc::clone(&store),
+            store: Arc::clone(store),
             retention: Mutex::default(),
             retired: Arc::default(),
             layout: layout.clone(),
@@ -155,7 +155,7 @@ impl Tree {
     /// answered that it has it.
     pub async fn add_link(&self, digest: &Digest, size: Option<u64>) {
         let key = (self.key, digest.clone());
-        self.write(&self.store.trees.links, key, self.layout.link(digest), LinkRecord { size }).await
+        self.write(&self.store.trees.links, key, self.layout.link(digest), LinkRecord { size }).await;
     }
 
     /// A manifest of an image. Counts as a use.
@@ -171,7 +171,7 @@ impl Tree {
             tracing::error!(%digest, %error, "a manifest could not be stored; it is handed on all the same");
         }
         let key = (self.key, image.clone(), digest.clone());
-        self.write(&self.store.trees.manifests, key, self.layout.manifest(image, digest), record).await
+        self.write(&self.store.trees.manifests, key, self.layout.manifest(image, digest), record).await;
     }
 
     /// A tag of an image. Counts as a use.
@@ -183,7 +183,7 @@ impl Tree {
     /// Records what the upstream said of a tag.
     pub async fn set_tag(&self, image: &ImageName, tag: &Tag, record: TagRecord) {
         let key = (self.key, image.clone(), tag.clone());
-        self.write(&self.store.trees.tags, key, self.layout.tag(image, tag), record).await
+        self.write(&self.store.trees.tags, key, self.layout.tag(image, tag), record).await;
     }
 
     /// Forgets a tag that the upstream does not have any more. The manifest stays.
@@ -222,7 +222,7 @@ impl Tree {
     /// Records the referrers of a digest.
     pub async fn set_referrers(&self, image: &ImageName, digest: &Digest, index: Vec<u8>) {
         let path = self.layout.referrers(image, digest);
-        self.on_disk(move || files::write_whole(&path, &index)).await
+        self.on_disk(move || files::write_whole(&path, &index)).await;
     }
 
     /// Writes to this tree's folder. A volume that is full or broken takes a record away, never an answer: the record
@@ -273,7 +273,7 @@ impl Tree {
         record: T,
     ) {
         cache.insert(key, Used::new(record.clone(), SystemTime::now()));
-        self.on_disk(move || files::write_record(&path, &record)).await
+        self.on_disk(move || files::write_record(&path, &record)).await;
     }
 
     pub(super) fn forget_link(&self, digest: &Digest) {

@@ -329,10 +329,10 @@ impl State {
         if method == Method::HEAD {
             return response.body(whole(Bytes::new())).unwrap();
         }
-        response.body(self.stream(bytes, play)).unwrap()
+        response.body(self.stream(&bytes, play)).unwrap()
     }
 
-    fn stream(self: Arc<Self>, bytes: Bytes, play: Play) -> Body {
+    fn stream(self: Arc<Self>, bytes: &Bytes, play: Play) -> Body {
         let stop = match &play {
             Play::Cut(after) | Play::Hold(after, _) | Play::HoldThenCut(after, _) => (*after).min(bytes.len()),
             _ => bytes.len(),

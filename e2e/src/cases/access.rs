@@ -36,6 +36,7 @@ const INSIDE: [Ipv4Addr; 4] = [
 const NAME_INSIDE: &str = "inside.example.net";
 
 /// The cases of this file.
+#[must_use]
 pub fn cases() -> Vec<Case> {
     vec![
         Case::new("access: each mirror fetches only what its credentials may", |world| Box::pin(own_only(world))),

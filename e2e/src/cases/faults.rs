@@ -30,6 +30,7 @@ const ROWS_AT_ONCE: usize = 3;
 const ROW_LIMIT: Duration = Duration::from_mins(1);
 
 /// The cases of this file.
+#[must_use]
 pub fn cases() -> Vec<Case> {
     vec![
         Case::new("faults: the table", |world| Box::pin(table(world))),

@@ -29,6 +29,7 @@ const FIRST_BYTES: Duration = Duration::from_secs(20);
 const ALL_BYTES: Duration = Duration::from_mins(2);
 
 /// The cases of this file.
+#[must_use]
 pub fn cases() -> Vec<Case> {
     vec![Case::new("fill: fifty clients on one cold blob", |world| Box::pin(fifty_clients(world)))]
 }

@@ -44,6 +44,7 @@ const HUNG: Duration = Duration::from_secs(20);
 const FLAT: u64 = 48 * MIB;
 
 /// The cases of this file.
+#[must_use]
 pub fn cases() -> Vec<Case> {
     vec![
         Case::new("load: a minute of faults", |world| Box::pin(mixed(world, MINUTE))),

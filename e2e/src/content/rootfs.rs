@@ -29,7 +29,7 @@ rm -rf "$root"/var/lib/apt/lists/* "$root/usr/sbin/policy-rc.d" "$root"/var/cach
 "#;
 
 /// Makes the smallest Debian in `target`.
-pub fn debootstrap(mirror: &str, target: &Path) -> Result<()> {
+pub(super) fn debootstrap(mirror: &str, target: &Path) -> Result<()> {
     finish(
         // What it mounts while it works goes with a mount namespace of its own.
         Command::new("unshare")
@@ -46,7 +46,7 @@ pub fn debootstrap(mirror: &str, target: &Path) -> Result<()> {
 }
 
 /// A copy of `base` with packages installed; files later than the answered moment are what they added.
-pub fn with_packages(base: &Path, target: &Path, packages: &[&str]) -> Result<SystemTime> {
+pub(super) fn with_packages(base: &Path, target: &Path, packages: &[&str]) -> Result<SystemTime> {
     run("cp", ["-a".as_ref(), base.as_os_str(), target.as_os_str()])?;
     // A file's change time is no finer than a timer tick.
     std::thread::sleep(std::time::Duration::from_millis(50));
@@ -64,7 +64,7 @@ pub fn with_packages(base: &Path, target: &Path, packages: &[&str]) -> Result<Sy
 /// Writes a folder as a tar file, names in order; with `since`, only what changed after that.
 ///
 /// Devices and sockets stay out: a runtime brings its own `/dev`.
-pub fn pack(root: &Path, since: Option<SystemTime>, out: &mut dyn Write) -> Result<()> {
+pub(super) fn pack(root: &Path, since: Option<SystemTime>, out: &mut dyn Write) -> Result<()> {
     let mut tar = tar::Builder::new(out);
     tar.follow_symlinks(false);
     // Engines do not read GNU's form of files with holes.

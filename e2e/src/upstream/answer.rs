@@ -89,6 +89,7 @@ pub struct Gate {
 
 impl Gate {
     /// A closed gate behind the first bytes.
+    #[must_use]
     pub fn after(first: u64) -> Self {
         Self { first, open: Arc::new(watch::Sender::new(false)) }
     }

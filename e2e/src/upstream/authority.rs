@@ -43,11 +43,13 @@ impl Authority {
     }
 
     /// The CA's certificate.
+    #[must_use]
     pub fn ca_pem(&self) -> &str {
         &self.ca_pem
     }
 
     /// The configuration with which the front ends TLS.
+    #[must_use]
     pub fn server_config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.server)
     }

@@ -51,21 +51,25 @@ impl Backends {
     }
 
     /// The registry with tokens.
+    #[must_use]
     pub const fn token_registry(&self) -> SocketAddr {
         self.token.address
     }
 
     /// The registry with basic authentication.
+    #[must_use]
     pub const fn basic_registry(&self) -> SocketAddr {
         self.basic.address
     }
 
     /// Where to push images for the registry with tokens.
+    #[must_use]
     pub fn token_push(&self) -> String {
         self.token_push.address.to_string()
     }
 
     /// Where to push images for the registry with basic authentication.
+    #[must_use]
     pub fn basic_push(&self) -> String {
         self.basic_push.address.to_string()
     }
@@ -104,6 +108,7 @@ impl Registry {
     }
 
     /// Where it listens.
+    #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
@@ -135,6 +140,7 @@ fn basic_access(htpasswd: &Path) -> String {
 }
 
 /// The configuration that makes a registry a pull-through cache of Docker Hub.
+#[must_use]
 pub fn proxy_of_hub() -> String {
     format!("proxy: {{remoteurl: 'https://{HUB}'}}\n")
 }

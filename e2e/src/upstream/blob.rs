@@ -22,6 +22,7 @@ pub enum Blob {
 
 impl Blob {
     /// Pseudo-random content that does not compress.
+    #[must_use]
     pub const fn generated(seed: u64, length: u64) -> Self {
         Self::Generated { seed, length }
     }
@@ -83,8 +84,15 @@ impl From<Vec<u8>> for Blob {
 #[derive(Clone)]
 pub struct Hash(Context);
 
+impl Default for Hash {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Hash {
     /// Nothing hashed yet.
+    #[must_use]
     pub fn new() -> Self {
         Self(Context::new(&SHA256))
     }
@@ -95,11 +103,13 @@ impl Hash {
     }
 
     /// The digest in the form `sha256:<hex>`.
+    #[must_use]
     pub fn finish(self) -> String {
         format!("sha256:{}", hex::encode(self.0.finish()))
     }
 
     /// The digest of these bytes.
+    #[must_use]
     pub fn of(bytes: &[u8]) -> String {
         let mut hash = Self::new();
         hash.update(bytes);

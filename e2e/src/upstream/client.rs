@@ -313,16 +313,19 @@ fn mismatch(expected: Option<&(Blob, u64)>, received: u64, piece: &[u8]) -> Opti
 
 impl Got {
     /// A header as text.
+    #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
     /// The beginning of the body as text.
+    #[must_use]
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
     /// Whether this is a complete 200.
+    #[must_use]
     pub fn is_complete(&self) -> bool {
         self.status == 200 && self.ending == Ending::Complete
     }
@@ -341,6 +344,7 @@ impl Got {
     }
 
     /// Status, ending and size in a few words.
+    #[must_use]
     pub fn summary(&self) -> String {
         let ending = match self.ending {
             Ending::Complete => "complete",

@@ -152,6 +152,7 @@ pub struct Wanted<'a> {
 
 impl<'a> Wanted<'a> {
     /// Reads `/v2/<image>/<kind>/<reference>`.
+    #[must_use]
     pub fn from_path(path: &'a str) -> Option<Self> {
         let rest = path.strip_prefix("/v2/")?;
         let (rest, reference) = rest.rsplit_once('/')?;
@@ -161,11 +162,13 @@ impl<'a> Wanted<'a> {
 }
 
 /// An error as the distribution specification writes it.
+#[must_use]
 pub fn not_found(code: &str) -> Answer {
     error(404, code)
 }
 
 /// An error of any status as the distribution specification writes it.
+#[must_use]
 pub fn error(status: u16, code: &str) -> Answer {
     let body = json!({"errors": [{"code": code, "message": "said by the test upstream"}]});
     Answer::text(status, "application/json", body.to_string())

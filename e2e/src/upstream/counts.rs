@@ -36,12 +36,14 @@ pub struct Asked {
 
 impl Asked {
     /// Whether the path ends in this digest or tag.
+    #[must_use]
     pub fn is_for(&self, reference: &str) -> bool {
         self.path.rsplit('/').next() == Some(reference)
     }
 }
 
 /// The hash under which [`Asked::authorization`] shows a header's value.
+#[must_use]
 pub fn authorization_hash(value: &str) -> String {
     Hash::of(value.as_bytes())
 }
@@ -59,8 +61,15 @@ pub struct Entry {
     index: usize,
 }
 
+impl Default for Counts {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Counts {
     /// Nothing asked yet.
+    #[must_use]
     pub fn new() -> Self {
         Self { asked: Mutex::default(), changed: watch::Sender::new(()) }
     }
@@ -132,6 +141,7 @@ pub struct Snapshot(Vec<Asked>);
 
 impl Snapshot {
     /// Every request, in the order of arrival.
+    #[must_use]
     pub fn all(&self) -> &[Asked] {
         &self.0
     }
@@ -142,11 +152,13 @@ impl Snapshot {
     }
 
     /// GETs for this digest or tag that were not answered by a challenge.
+    #[must_use]
     pub fn gets(&self, reference: &str) -> usize {
         self.of(reference).filter(|asked| asked.method == "GET" && asked.status != 401).count()
     }
 
     /// Body bytes sent for this digest or tag in answers 200 and 206.
+    #[must_use]
     pub fn bytes(&self, reference: &str) -> u64 {
         self.of(reference).filter(|asked| matches!(asked.status, 200 | 206)).map(|asked| asked.sent).sum()
     }

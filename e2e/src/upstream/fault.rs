@@ -207,6 +207,7 @@ impl Faults {
 
 impl Taken {
     /// Whether one of them makes the upstream ignore `Range`.
+    #[must_use]
     pub fn ignores_range(&self) -> bool {
         self.faults.iter().any(|(_, fault)| matches!(fault, Fault::IgnoreRange))
     }

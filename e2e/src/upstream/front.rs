@@ -80,22 +80,26 @@ impl Front {
     }
 
     /// What was asked.
+    #[must_use]
     pub fn counts(&self) -> &Arc<Counts> {
         &self.shared.counts
     }
 
     /// What is spoilt.
+    #[must_use]
     pub fn faults(&self) -> &Faults {
         &self.shared.faults
     }
 
     /// Synthetic images.
+    #[must_use]
     pub fn content(&self) -> &Content {
         &self.shared.content
     }
 
     /// Where the site with this host name listens.
     #[cfg(test)]
+    #[must_use]
     pub fn address(&self, host: &str) -> Option<SocketAddr> {
         self.addresses.get(host).copied()
     }

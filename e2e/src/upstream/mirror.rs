@@ -45,11 +45,13 @@ pub struct Mirror {
 
 impl Mirror {
     /// The mirror of Docker Hub under the name of the default repository.
+    #[must_use]
     pub fn hub() -> Self {
         Self::of("docker-hub", HUB)
     }
 
     /// A mirror by this name of the site with this host name.
+    #[must_use]
     pub fn of(name: &str, host: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -120,11 +122,13 @@ impl Mirror {
 
 impl Configuration {
     /// A server with a tenth of the default limits that trusts the upstreams.
+    #[must_use]
     pub fn quick(upstream: &Upstream) -> Self {
         Self { ca: upstream.ca_pem().to_owned(), max_size: None, is_quick: true, mirrors: Vec::new() }
     }
 
     /// A server with the default limits that trusts the upstreams.
+    #[must_use]
     pub fn with_defaults(upstream: &Upstream) -> Self {
         Self { is_quick: false, ..Self::quick(upstream) }
     }
@@ -144,6 +148,7 @@ impl Configuration {
     }
 
     /// The objects in YAML; the first mirror is the default repository.
+    #[must_use]
     pub fn yaml(&self) -> String {
         let mut text =
             "apiVersion: entrepot.dev/v1alpha1\nkind: CacheServer\nmetadata: {name: default}\nspec:\n".to_owned();

@@ -86,21 +86,25 @@ impl Upstream {
     }
 
     /// The private CA that signs every upstream, in PEM.
+    #[must_use]
     pub fn ca_pem(&self) -> &str {
         self.authority.ca_pem()
     }
 
     /// The file that holds [`Self::ca_pem`].
+    #[must_use]
     pub fn ca_file(&self) -> &Path {
         &self.ca_file
     }
 
     /// Everything that was asked since the start or the last [`Self::reset_counts`].
+    #[must_use]
     pub fn counts(&self) -> Snapshot {
         self.front.counts().snapshot()
     }
 
     /// The live counters, for those who wait until something has been asked.
+    #[must_use]
     pub fn counters(&self) -> &Arc<Counts> {
         self.front.counts()
     }
@@ -111,17 +115,20 @@ impl Upstream {
     }
 
     /// The faults that the front injects.
+    #[must_use]
     pub fn faults(&self) -> &Faults {
         self.front.faults()
     }
 
     /// Blobs and manifests that the front serves itself, before it asks the registries behind it.
+    #[must_use]
     pub fn content(&self) -> &Content {
         self.front.content()
     }
 
     /// The address on which the site with this host name really listens.
     #[cfg(test)]
+    #[must_use]
     pub fn address(&self, host: &str) -> Option<SocketAddr> {
         self.front.address(host)
     }

@@ -58,6 +58,7 @@ impl Request {
     }
 
     /// The `Authorization` header.
+    #[must_use]
     pub fn authorization(&self) -> Option<&str> {
         self.header(&AUTHORIZATION)
     }

@@ -54,6 +54,7 @@ pub struct Sites(pub Vec<Site>);
 
 impl Sites {
     /// The sites of a laboratory, port 443 of documentation addresses.
+    #[must_use]
     pub fn documentation(backends: &Backends) -> Self {
         let mut sites = vec![
             registry(HUB, at(DOCKER_HUB), Access::Token, Some(backends.token_registry())),
@@ -69,6 +70,7 @@ impl Sites {
 
     /// The same three sites and one open one, on loopback ports of the kernel's choice.
     #[cfg(test)]
+    #[must_use]
     pub fn loopback() -> Self {
         let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let tokens = Site { host: AUTH.to_owned(), listen: anywhere, kind: Kind::Tokens };
@@ -82,6 +84,7 @@ impl Sites {
 }
 
 /// The host name of a spare upstream.
+#[must_use]
 pub fn spare(address: Ipv4Addr) -> String {
     format!("upstream{}.registry.test", address.octets()[3])
 }

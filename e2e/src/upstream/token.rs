@@ -136,6 +136,7 @@ impl TokenServer {
 }
 
 /// The name and password of a Basic `Authorization` header.
+#[must_use]
 pub fn basic(authorization: &str) -> Option<(String, String)> {
     let encoded = authorization.strip_prefix("Basic ")?;
     let text = String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?;

@@ -36,11 +36,13 @@ impl Trap {
     }
 
     /// Where it listens.
+    #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// How many connections it saw.
+    #[must_use]
     pub fn sprung(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)
     }

@@ -22,11 +22,13 @@ pub const CAROL: User = User { name: "carol", password: "carol-secret" };
 pub const HTPASSWD: &str = "carol:$2y$05$dyxVZDq.7BxQEFtdYMjv7.D6mWJAvh31IZ/y4BddW3DMGqP.KgGB.\n";
 
 /// The token user who presents these credentials.
+#[must_use]
 pub fn authenticate(name: &str, password: &str) -> Option<User> {
     [ALICE, BOB].into_iter().find(|user| user.name == name && user.password == password)
 }
 
 /// Whether this user (nobody: anonymous) may pull the image.
+#[must_use]
 pub fn may_pull(user: Option<User>, image: &str) -> bool {
     let Some(private) = image.strip_prefix("private/") else {
         return true;

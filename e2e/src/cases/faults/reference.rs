@@ -24,7 +24,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 /// How the reference is looked at.
 #[derive(Clone, Copy, Debug)]
-pub enum Theirs {
+pub(super) enum Theirs {
     /// Not: the fault has no counterpart there.
     Skipped,
     /// One pull of the layer.
@@ -42,7 +42,7 @@ pub enum Theirs {
 }
 
 /// What the reference was seen to do.
-pub async fn seen(world: &World, number: usize, row: &Row) -> String {
+pub(super) async fn seen(world: &World, number: usize, row: &Row) -> String {
     let seen = timeout(LIMIT, look(world, number, row)).await;
     match seen {
         Ok(Ok(seen)) => seen,
@@ -135,7 +135,7 @@ async fn kept(stored: &Path) -> Result<()> {
 }
 
 /// Flips one bit in the middle of a file.
-pub fn flip_a_bit(path: &Path) -> Result<()> {
+pub(super) fn flip_a_bit(path: &Path) -> Result<()> {
     use std::{
         fs::File,
         io::{Read as _, Seek as _, SeekFrom},
@@ -155,12 +155,12 @@ pub fn flip_a_bit(path: &Path) -> Result<()> {
 }
 
 /// Cuts a file to 1000 bytes.
-pub fn truncate(path: &Path) -> Result<()> {
+pub(super) fn truncate(path: &Path) -> Result<()> {
     let file = std::fs::File::options().write(true).open(path);
     file.and_then(|file| file.set_len(1000)).with_context(|| format!("failed to truncate {}", path.display()))
 }
 
 /// Removes a file.
-pub fn remove(path: &Path) -> Result<()> {
+pub(super) fn remove(path: &Path) -> Result<()> {
     std::fs::remove_file(path).with_context(|| format!("failed to remove {}", path.display()))
 }

@@ -36,7 +36,7 @@ macro_rules! row {
 }
 
 /// Every row.
-pub fn all() -> Vec<Row> {
+pub(super) fn all() -> Vec<Row> {
     [wrong_content(), broken_transfers(), refusals(), slowness(), oddities(), storage(), clients()]
         .into_iter()
         .flatten()

@@ -18,10 +18,10 @@ use crate::{
 };
 
 /// The size of the layer of every row's image, as in the measurements of the references.
-pub const LAYER: u64 = 4 * 1024 * 1024;
+pub(super) const LAYER: u64 = 4 * 1024 * 1024;
 
 /// One row's image at the upstream.
-pub struct Stage<'w> {
+pub(super) struct Stage<'w> {
     /// The run.
     pub world: &'w World,
     /// The image: one layer, tag `latest`.
@@ -34,7 +34,7 @@ pub struct Stage<'w> {
 
 impl<'w> Stage<'w> {
     /// Puts an image of one layer under a name of its own on the upstream.
-    pub fn new(world: &'w World, name: &str, spoil: fn(&Stage<'_>)) -> Result<Self> {
+    pub(super) fn new(world: &'w World, name: &str, spoil: fn(&Stage<'_>)) -> Result<Self> {
         Self::with_layer(world, name, LAYER, spoil)
     }
 
@@ -48,109 +48,109 @@ impl<'w> Stage<'w> {
     }
 
     /// The name of this row's servers and folders.
-    pub fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         &self.name
     }
 
     /// A server with quick limits that mirrors Docker Hub.
-    pub async fn server(&self) -> Result<CacheServer> {
+    pub(super) async fn server(&self) -> Result<CacheServer> {
         self.server_of(Mirror::hub()).await
     }
 
     /// A server with quick limits and this mirror.
-    pub async fn server_of(&self, mirror: Mirror) -> Result<CacheServer> {
+    pub(super) async fn server_of(&self, mirror: Mirror) -> Result<CacheServer> {
         let configuration = Configuration::quick(&self.world.upstream).mirror(mirror);
         CacheServer::start(&self.world.lab, configuration.setup(&self.name)).await
     }
 
     /// Makes the upstream fail as the row says.
-    pub fn spoil(&self) {
+    pub(super) fn spoil(&self) {
         (self.spoil)(self);
     }
 
     /// Repairs the upstream for this row's image.
-    pub fn repair(&self) {
+    pub(super) fn repair(&self) {
         self.world.upstream.faults().clear_path(&format!("/{}/", self.made.name));
     }
 
     /// Requests for the layer.
-    pub fn layer_target(&self) -> Target {
+    pub(super) fn layer_target(&self) -> Target {
         Target::path(self.layer_path()).method("GET")
     }
 
     /// Requests for the layer, HEAD too.
-    pub fn any_layer_target(&self) -> Target {
+    pub(super) fn any_layer_target(&self) -> Target {
         Target::path(self.layer_path())
     }
 
     /// Requests for manifests.
-    pub fn manifest_target(&self) -> Target {
+    pub(super) fn manifest_target(&self) -> Target {
         Target::path(format!("/{}/manifests/", self.made.name))
     }
 
     /// Every request for the image.
-    pub fn image_target(&self) -> Target {
+    pub(super) fn image_target(&self) -> Target {
         Target::path(format!("/{}/", self.made.name))
     }
 
     /// Sets a fault.
-    pub fn set(&self, target: Target, fault: Fault) {
+    pub(super) fn set(&self, target: Target, fault: Fault) {
         self.world.upstream.faults().set(target, fault);
     }
 
     /// Sets a fault for the next request.
-    pub fn set_once(&self, target: Target, fault: Fault) {
+    pub(super) fn set_once(&self, target: Target, fault: Fault) {
         self.world.upstream.faults().set_times(1, target, fault);
     }
 
     /// The layer's digest.
-    pub fn layer_digest(&self) -> &str {
+    pub(super) fn layer_digest(&self) -> &str {
         self.made.layers.first().map_or("", |(digest, _)| digest)
     }
 
     /// The layer.
-    pub fn layer(&self) -> Result<&Blob> {
+    pub(super) fn layer(&self) -> Result<&Blob> {
         let (_, blob) = self.made.layers.first().context("an image without layers")?;
         Ok(blob)
     }
 
     /// Path of the layer.
-    pub fn layer_path(&self) -> String {
+    pub(super) fn layer_path(&self) -> String {
         format!("/v2/{}/blobs/{}", self.made.name, self.layer_digest())
     }
 
     /// Path of the manifest by tag.
-    pub fn tag_path(&self) -> String {
+    pub(super) fn tag_path(&self) -> String {
         format!("/v2/{}/manifests/latest", self.made.name)
     }
 
     /// Path of the manifest by digest.
-    pub fn digest_path(&self) -> String {
+    pub(super) fn digest_path(&self) -> String {
         format!("/v2/{}/manifests/{}", self.made.name, self.made.digest)
     }
 
     /// Pulls the layer, each byte compared.
-    pub async fn pull_layer(&self, server: &CacheServer) -> Result<Got> {
+    pub(super) async fn pull_layer(&self, server: &CacheServer) -> Result<Got> {
         let ask = Ask::get(self.layer_path()).expecting(self.layer()?, 0);
         ask.run(server.listen()).await
     }
 
     /// Pulls the layer and fails unless it is whole and right.
-    pub async fn pull_whole_layer(&self, server: &CacheServer) -> Result<Got> {
+    pub(super) async fn pull_whole_layer(&self, server: &CacheServer) -> Result<Got> {
         let got = self.pull_layer(server).await?;
         got.ensure_whole(self.layer_digest())?;
         Ok(got)
     }
 
     /// Gets the manifest by tag and fails unless it is right.
-    pub async fn pull_tag(&self, server: &CacheServer) -> Result<Got> {
+    pub(super) async fn pull_tag(&self, server: &CacheServer) -> Result<Got> {
         let got = get(server, &self.tag_path()).await?;
         got.ensure_whole(&self.made.digest)?;
         Ok(got)
     }
 
     /// Fails unless a repaired upstream is usable at once.
-    pub async fn ensure_repaired(&self, server: &CacheServer) -> Result<()> {
+    pub(super) async fn ensure_repaired(&self, server: &CacheServer) -> Result<()> {
         self.repair();
         let tag = self.pull_tag(server).await.context("the repaired upstream")?;
         let layer = self.pull_whole_layer(server).await.context("the repaired upstream")?;
@@ -164,7 +164,7 @@ impl<'w> Stage<'w> {
     }
 
     /// GETs of the layer that reached the upstream with a right to it, in order.
-    pub fn asked(&self) -> Vec<Asked> {
+    pub(super) fn asked(&self) -> Vec<Asked> {
         let counts = self.world.upstream.counts();
         counts
             .of(self.layer_digest())
@@ -174,7 +174,7 @@ impl<'w> Stage<'w> {
     }
 
     /// Fails unless the second request for the layer asked for the rest of it, and answers where it began.
-    pub fn ensure_resumed(&self) -> Result<u64> {
+    pub(super) fn ensure_resumed(&self) -> Result<u64> {
         let asked = self.asked();
         let [_, second, ..] = asked.as_slice() else {
             anyhow::bail!("the upstream was asked for the layer {} times, expected a second one", asked.len());
@@ -187,24 +187,24 @@ impl<'w> Stage<'w> {
     }
 
     /// Where the store keeps the layer.
-    pub fn stored(&self, server: &CacheServer) -> PathBuf {
+    pub(super) fn stored(&self, server: &CacheServer) -> PathBuf {
         let hex = self.layer_digest().trim_start_matches("sha256:");
         server.data().join("blobs/sha256").join(&hex[..2]).join(hex)
     }
 }
 
 /// GET of any path, with the `Accept` of a runtime.
-pub async fn get(server: &CacheServer, path: &str) -> Result<Got> {
+pub(super) async fn get(server: &CacheServer, path: &str) -> Result<Got> {
     Ask::manifest(path).run(server.listen()).await
 }
 
 /// GET as a runtime sends it that uses the cache as one of several hosts.
-pub async fn get_as_mirror_client(server: &CacheServer, path: &str) -> Result<Got> {
+pub(super) async fn get_as_mirror_client(server: &CacheServer, path: &str) -> Result<Got> {
     Ask::manifest(format!("{path}?ns=docker.io")).run(server.listen()).await
 }
 
 /// Fails unless this told the client that the answer is bad: an error status, or a body that is cut by FIN.
-pub fn ensure_refused(got: &Got) -> Result<()> {
+pub(super) fn ensure_refused(got: &Got) -> Result<()> {
     let is_cut = got.status == 200 && got.ending == Ending::Closed;
     let is_error = got.status >= 500 && got.ending == Ending::Complete;
     ensure!(is_cut || is_error, "expected a cut body or an error, got {}", got.summary());
@@ -212,7 +212,7 @@ pub fn ensure_refused(got: &Got) -> Result<()> {
 }
 
 /// Fails unless this is 503 with a `Retry-After`.
-pub fn ensure_try_later(got: &Got) -> Result<()> {
+pub(super) fn ensure_try_later(got: &Got) -> Result<()> {
     got.ensure_status(503)?;
     let retry_after = got.header("retry-after").context("503 without Retry-After")?;
     retry_after.parse::<u32>().with_context(|| format!("Retry-After: {retry_after}"))?;
