@@ -9,6 +9,8 @@
 //! requests share, `ports` the listeners, `run` the life of the process.
 
 pub mod oci;
+pub mod causes;
+pub mod credentials;
 pub mod settings;
 pub mod routing;
 pub mod upstream;

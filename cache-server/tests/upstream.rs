@@ -13,11 +13,9 @@ use std::{
 
 use bytes::Bytes;
 use cache_server::{
+    credentials::{Credentials, Secret},
     oci::{Algorithm, Digest, ImageName, MediaType, Reference},
-    upstream::{
-        Availability, Credentials, Error, Misfit, Patience, RealmRefusal, Secret, Slow, Upstream, UpstreamConfig,
-        Violation,
-    },
+    upstream::{Availability, Error, Misfit, Patience, RealmRefusal, Slow, Upstream, UpstreamConfig, Violation},
 };
 use crds::{names::Span, registry_mirror::StallLimit};
 use futures_util::{Stream, StreamExt, future::join_all, stream};

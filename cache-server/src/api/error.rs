@@ -6,6 +6,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 
 use super::{body::Body, mark, report::Report, request::Client};
 use crate::{
+    causes::with_causes,
     oci::{EndpointError, ErrorCode},
     repository::Error,
     upstream,
@@ -72,7 +73,8 @@ pub(super) trait ToApi {
 
 impl ToApi for PullError {
     fn to_api(&self, client: Client) -> ApiError {
-        let message = chain(&self.error);
+        // None of the causes holds a secret or an upstream's own words.
+        let message = with_causes(&self.error);
         let unavailable = |message| ApiError::new(ErrorCode::Unavailable, StatusCode::SERVICE_UNAVAILABLE, message);
         match &self.error {
             Error::Offline(_) => unavailable(message),
@@ -99,18 +101,6 @@ fn of_upstream(source: &upstream::Error, message: String, client: Client) -> Api
         | Upstream::Protocol(_) => ApiError::new(ErrorCode::Unknown, StatusCode::BAD_GATEWAY, message),
         _ => ApiError::new(ErrorCode::Unavailable, StatusCode::SERVICE_UNAVAILABLE, message).retry_after(retry_after),
     }
-}
-
-/// An error with its causes. None of them holds a secret or an upstream's own words.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 use crds::names::RepositoryName;
 use http::{Request, StatusCode, header};
 
-use super::error::chain;
 use crate::{
+    causes::with_causes,
     connector::Connection,
     metrics::{Metrics, RequestLabels},
     oci::ImageName,
@@ -88,7 +88,7 @@ impl Report {
     }
 
     pub(super) fn broke_off(&mut self, error: &dyn std::error::Error) {
-        self.error = Some(chain(error));
+        self.error = Some(with_causes(error));
         self.outcome = "broke_off";
     }
 }

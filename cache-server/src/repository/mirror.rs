@@ -216,10 +216,7 @@ impl Mirror {
 fn upstream_config(settings: &UpstreamSettings) -> UpstreamConfig {
     UpstreamConfig {
         url: settings.url.clone(),
-        credentials: settings.credentials.as_ref().map(|credentials| upstream::Credentials {
-            username: credentials.username.clone(),
-            password: upstream::Secret::new(credentials.password.expose()),
-        }),
+        credentials: settings.credentials.clone(),
         trusted: settings.trusted_pem.clone().unwrap_or_default(),
         client_identity: settings
             .client_identity

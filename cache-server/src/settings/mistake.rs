@@ -2,6 +2,8 @@
 
 use std::{error::Error, fmt};
 
+use crate::causes::with_causes;
+
 /// Where in the configuration something stands.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
@@ -85,12 +87,5 @@ impl Error for Mistakes {}
 
 /// An error with its causes, on one line.
 pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text.replace('\n', " ")
+    with_causes(error).replace('\n', " ")
 }

@@ -13,7 +13,7 @@ mod sources;
 
 pub use hosts::{AllowedHost, AllowedHostError, RegistryName, RegistryNameError, UrlError};
 pub use mistake::{Mistake, Mistakes, Place};
-pub use secrets::{CertifiedKeyPem, Credentials, Secret, SecretError};
+pub use secrets::{CertifiedKeyPem, SecretError};
 pub use sources::{Fingerprint, Loaded, Sources};
 
 use crds::{
@@ -24,7 +24,10 @@ use crds::{
 use rustls::pki_types::CertificateDer;
 use url::Url;
 
-use crate::oci::{Algorithm, Digest};
+use crate::{
+    credentials::Credentials,
+    oci::{Algorithm, Digest},
+};
 
 /// Everything that a server is told.
 ///

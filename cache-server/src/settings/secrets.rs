@@ -1,4 +1,4 @@
-//! Secrets: a flat folder of files `<secret>_<key>`, and what is made of them. May import nothing of ours.
+//! Secrets: a flat folder of files `<secret>_<key>`, and what is made of them. May import `credentials`.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -7,39 +7,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde::Deserialize;
 
 use super::hosts::RegistryName;
-
-/// A text that must not be printed. Its Debug form is `…`; only [`Secret::expose`] shows it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Keeps a text secret.
-    #[must_use]
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text, for the one place that sends it.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("…")
-    }
-}
-
-/// Who an upstream is told we are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Credentials {
-    /// The user.
-    pub username: String,
-    /// The password or access token.
-    pub password: Secret,
-}
+use crate::credentials::{Credentials, Secret};
 
 /// A certificate with its key.
 ///
@@ -275,7 +243,7 @@ fn docker_login(file: &str, config: &[u8], hosts: &[RegistryName]) -> Result<Cre
         return Err(SecretError::TokenLogin { file: file.to_owned(), host: host.clone() });
     }
     if let (Some(username), Some(password)) = (set(&entry.username), set(&entry.password)) {
-        return Ok(Credentials { username, password: Secret::new(password) });
+        return Ok(Credentials { username, password: Secret::new(&password) });
     }
     let decoded = set(&entry.auth)
         .and_then(|auth| STANDARD.decode(auth.trim()).ok())

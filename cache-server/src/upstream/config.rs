@@ -1,43 +1,10 @@
-//! What an [`Upstream`](super::Upstream) is made from. May import the `crds` crate only.
-
-use std::{fmt, sync::Arc};
+//! What an [`Upstream`](super::Upstream) is made from. May import the `crds` crate and `credentials`.
 
 use crds::registry_mirror::{BreakerSpec, UpstreamLimits};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use url::Url;
 
-/// A text that is never printed: neither `Display` nor `Debug` shows it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Arc<str>);
-
-impl Secret {
-    /// Hides a text.
-    #[must_use]
-    pub fn new(text: &str) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself, for the one place that sends it.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("Secret(…)")
-    }
-}
-
-/// A user of the upstream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Credentials {
-    /// The user's name.
-    pub username: String,
-    /// The password or access token.
-    pub password: Secret,
-}
+use crate::credentials::Credentials;
 
 /// The certificate that is shown to the upstream, with its key.
 #[derive(Debug)]
@@ -102,6 +69,7 @@ impl UpstreamConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::credentials::Secret;
 
     #[test]
     fn a_secret_is_never_printed() {

@@ -13,14 +13,13 @@ use reqwest::Response;
 use serde::Deserialize;
 
 use super::{
-    config::Credentials,
     error::{Error, Slow, Violation},
     exchange::{Deadline, Wire, common_headers},
     hosts::HostList,
     rate_limit::retry_after,
     realm,
 };
-use crate::oci::ImageName;
+use crate::{credentials::Credentials, oci::ImageName};
 
 /// How many tokens are kept at most: one for each image name that is asked for.
 const MOST_TOKENS: usize = 4096;
