@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 
+use crds::names::RepositoryName;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -15,6 +16,7 @@ pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
     sent_bytes: Family<RepositoryLabel, Counter>,
+    received_bytes: Family<RepositoryLabel, Counter>,
     reloads: Family<ReloadLabel, Counter>,
     connections: Gauge,
     store: StoreMetrics,
@@ -71,6 +73,7 @@ impl Metrics {
             registry: Registry::with_prefix("entrepot"),
             requests: Family::default(),
             sent_bytes: Family::default(),
+            received_bytes: Family::default(),
             reloads: Family::default(),
             connections: Gauge::default(),
             store: StoreMetrics::default(),
@@ -87,6 +90,7 @@ impl Metrics {
             registry,
             requests,
             sent_bytes,
+            received_bytes,
             reloads,
             connections,
             store,
@@ -96,6 +100,12 @@ impl Metrics {
         } = self;
         registry.register("requests", "Requests answered", requests.clone());
         registry.register_with_unit("sent", "Bytes of answers sent to clients", Unit::Bytes, sent_bytes.clone());
+        registry.register_with_unit(
+            "upstream_received",
+            "Bytes of manifests and blobs received from upstreams; what was sent beyond that was saved",
+            Unit::Bytes,
+            received_bytes.clone(),
+        );
         registry.register(
             "config_reloads",
             "Configurations loaded (result=ok) or refused (result=refused)",
@@ -150,6 +160,13 @@ impl Metrics {
             self.sent_bytes.get_or_create(&label).inc_by(sent_bytes);
         }
         self.requests.get_or_create(labels).inc();
+    }
+
+    /// The counter of what a repository receives from its upstream. The same one for every call with the same name.
+    #[must_use]
+    pub fn received(&self, repository: &RepositoryName) -> Counter {
+        let label = RepositoryLabel { repository: repository.to_string() };
+        self.received_bytes.get_or_create(&label).clone()
     }
 
     /// Counts a configuration.

@@ -42,14 +42,19 @@ pub struct Current {
 }
 
 impl Current {
-    fn new(settings: Settings, store: &Arc<Store>, previous: Option<&Self>) -> Result<Self, BuildError> {
+    fn new(
+        settings: Settings,
+        store: &Arc<Store>,
+        metrics: &Metrics,
+        previous: Option<&Self>,
+    ) -> Result<Self, BuildError> {
         let mut mirrors = HashMap::new();
         for mirror in &settings.mirrors {
             // What did not change keeps its tokens, its breaker and what it remembers.
             let kept = previous.and_then(|previous| previous.mirrors.get(&mirror.name));
             let made = match kept.filter(|kept| kept.settings() == mirror) {
                 Some(kept) => Arc::clone(kept),
-                None => Mirror::new(mirror.clone(), Arc::clone(store))?,
+                None => Mirror::new(mirror.clone(), Arc::clone(store), metrics.received(&mirror.name))?,
             };
             mirrors.insert(mirror.name.clone(), made);
         }
@@ -72,7 +77,7 @@ impl Server {
     /// A server over a store. Asks no upstream.
     pub fn new(settings: Settings, store: Arc<Store>, metrics: Arc<Metrics>) -> Result<Arc<Self>, BuildError> {
         store.set_limit(settings.server.max_size);
-        let current = Current::new(settings, &store, None)?;
+        let current = Current::new(settings, &store, &metrics, None)?;
         Ok(Arc::new(Self {
             store,
             metrics,
@@ -91,7 +96,7 @@ impl Server {
     /// Takes other settings, for all requests that begin from now on. On failure the old ones hold.
     pub fn apply(&self, settings: Settings) -> Result<(), BuildError> {
         let max_size = settings.server.max_size;
-        let next = Current::new(settings, &self.store, Some(&self.current()))?;
+        let next = Current::new(settings, &self.store, &self.metrics, Some(&self.current()))?;
         self.current.store(Arc::new(next));
         self.store.set_limit(max_size);
         Ok(())

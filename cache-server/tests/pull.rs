@@ -67,6 +67,18 @@ async fn a_head_that_misses_tells_digest_and_length_without_a_fetch() {
 }
 
 #[tokio::test]
+async fn the_metrics_tell_what_was_sent_from_what_was_received() {
+    let (registry, _setup, cache) = hub().await;
+    let body = bytes(7, 300_000);
+    let digest = registry.blob("team/app", &body);
+    for _ in 0..3 {
+        cache.client().get(&format!("/v2/team/app/blobs/{digest}")).await.assert_is(200, &body);
+    }
+    let received = cache.metric("entrepot_upstream_received_bytes_total{repository=\"hub\"}").await;
+    assert!((received - 300_000.0).abs() < 0.5, "{received}");
+}
+
+#[tokio::test]
 async fn a_blob_of_any_size_comes_whole_and_is_asked_for_once() {
     let (registry, _setup, cache) = hub().await;
     for length in [1, 100, 64 * 1024, 64 * 1024 + 1, 128 * 1024, 128 * 1024 + 1, 3_000_000] {

@@ -4,7 +4,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use crds::names::RepositoryName;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 
 use super::{Mirror, Outcome, Want, error::Error};
 use crate::{
@@ -244,7 +244,11 @@ impl BlobSource {
         self.mirror.tree.add_link(&self.digest, body.total).await;
         let source = Self { mirror: Arc::clone(&self.mirror), image: self.image.clone(), digest: self.digest.clone() };
         let chunks = body.body.map(move |chunk| chunk.map_err(|error| source.failed(error)));
-        Ok(Opened { start: body.start, total: body.total, body: chunks.boxed() })
+        let received = self.mirror.received.clone();
+        let counted = chunks.inspect_ok(move |chunk| {
+            received.inc_by(chunk.len() as u64);
+        });
+        Ok(Opened { start: body.start, total: body.total, body: counted.boxed() })
     }
 
     fn failed(&self, error: upstream::Error) -> SourceError {

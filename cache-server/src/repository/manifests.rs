@@ -266,6 +266,7 @@ impl Mirror {
 
     /// Checks and stores a manifest.
     async fn keep(&self, image: &ImageName, reference: &str, fetched: FetchedManifest) -> Result<Fetched, Error> {
+        self.received.inc_by(fetched.bytes.len() as u64);
         let manifest = Manifest::parse(&fetched.bytes).map_err(|source| {
             let (what, registry) = self.naming(image, reference);
             Error::WrongContent { what, registry, source: WrongContent::Manifest(Arc::new(source)) }

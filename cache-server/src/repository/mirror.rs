@@ -10,6 +10,7 @@ use crds::{
     names::RepositoryName,
     registry_mirror::{Freshness, OnDenied},
 };
+use prometheus_client::metrics::counter::Counter;
 use quick_cache::sync::Cache;
 
 use super::{error::Error, flights::Flights, manifests::Fetched};
@@ -36,6 +37,8 @@ pub struct Mirror {
     pub(super) upstream: Arc<Upstream>,
     pub(super) store: Arc<Store>,
     pub(super) tree: Arc<Tree>,
+    /// Bytes from the upstream.
+    pub(super) received: Counter,
     /// What the upstream does not have.
     absent: Cache<(ImageName, String), Instant>,
     /// Images that the upstream denies.
@@ -73,8 +76,8 @@ pub enum BuildError {
 }
 
 impl Mirror {
-    /// A mirror over `store`. Asks nobody.
-    pub fn new(settings: MirrorSettings, store: Arc<Store>) -> Result<Arc<Self>, BuildError> {
+    /// A mirror over `store`, which counts in `received` the bytes that it gets from its upstream. Asks nobody.
+    pub fn new(settings: MirrorSettings, store: Arc<Store>, received: Counter) -> Result<Arc<Self>, BuildError> {
         let upstream = Upstream::new(upstream_config(&settings.upstream))
             .map_err(|source| BuildError::Upstream { name: settings.name.clone(), source })?;
         let tree = store
@@ -89,6 +92,7 @@ impl Mirror {
             upstream: Arc::new(upstream),
             store,
             tree,
+            received,
             absent: Cache::new(REFUSALS),
             denied: Cache::new(REFUSALS),
             tags_asked: Flights::default(),

@@ -30,8 +30,8 @@ const PARTIAL_KEPT: Duration = Duration::from_hours(1);
 /// A damaged blob is kept this long, to be looked at.
 const DAMAGED_KEPT: Duration = Duration::from_hours(24);
 
-/// How often the sweep looks by itself.
-const SWEEP_EVERY: Duration = Duration::from_mins(10);
+/// How often the sweep looks by itself: it reads every record.
+const SWEEP_EVERY: Duration = Duration::from_hours(1);
 
 impl Store {
     /// Sets the most that may be stored; without a number, 80 % of the volume.
