@@ -1,4 +1,4 @@
-//! Every metric, in one place. May import `repository` and `upstream` for what is read when somebody asks.
+//! Every metric, in one place. May import `store`, to which it listens.
 
 use std::sync::atomic::AtomicU64;
 
@@ -9,7 +9,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::{server::Current, store, upstream::Availability};
+use crate::store;
 
 /// The metrics of one server. Labels come from settings and closed sets, never from what a client or upstream wrote.
 pub struct Metrics {
@@ -174,26 +174,23 @@ impl Metrics {
         self.reloads.get_or_create(&ReloadLabel { result: if ok { "ok" } else { "refused" } }).inc();
     }
 
-    /// The text that Prometheus reads.
-    #[must_use]
-    pub fn text(&self, current: &Current, store: &store::Store, connections: usize) -> String {
-        self.connections.set(i64::try_from(connections).unwrap_or(i64::MAX));
-        self.store.used.set(store.used_bytes());
-        self.store.limit.set(store.limit_bytes());
-        for mirror in current.mirrors() {
-            let label = RepositoryLabel { repository: mirror.settings().name.to_string() };
-            let available = matches!(mirror.upstream().availability(), Availability::Available);
-            self.upstream_available.get_or_create(&label).set(i64::from(available));
-            if let Some(rate) = mirror.upstream().rate_limit() {
-                let set = |family: &Family<RepositoryLabel, Gauge>, value: Option<u64>| {
-                    if let Some(value) = value {
-                        family.get_or_create(&label).set(i64::try_from(value).unwrap_or(i64::MAX));
-                    }
-                };
-                set(&self.rate_limit, rate.limit);
-                set(&self.rate_remaining, rate.remaining);
+    /// Takes down how an upstream is doing: whether it is asked, and the rate limit that it last told.
+    pub fn upstream(&self, repository: &RepositoryName, available: bool, limit: Option<u64>, remaining: Option<u64>) {
+        let label = RepositoryLabel { repository: repository.to_string() };
+        self.upstream_available.get_or_create(&label).set(i64::from(available));
+        for (family, value) in [(&self.rate_limit, limit), (&self.rate_remaining, remaining)] {
+            if let Some(value) = value {
+                family.get_or_create(&label).set(i64::try_from(value).unwrap_or(i64::MAX));
             }
         }
+    }
+
+    /// The text that Prometheus reads. What is not counted as it happens is given here.
+    #[must_use]
+    pub fn text(&self, used_bytes: u64, limit_bytes: u64, connections: usize) -> String {
+        self.connections.set(i64::try_from(connections).unwrap_or(i64::MAX));
+        self.store.used.set(used_bytes);
+        self.store.limit.set(limit_bytes);
         let mut text = String::new();
         // Writing to a String does not fail.
         let _ = encode(&mut text, &self.registry);

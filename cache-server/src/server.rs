@@ -18,6 +18,7 @@ use crate::{
     routing::Routing,
     settings::Settings,
     store::Store,
+    upstream::Availability,
 };
 
 /// A running server.
@@ -100,6 +101,18 @@ impl Server {
         self.current.store(Arc::new(next));
         self.store.set_limit(max_size);
         Ok(())
+    }
+
+    /// The metrics as Prometheus reads them.
+    #[must_use]
+    pub fn metrics_text(&self) -> String {
+        for mirror in self.current().mirrors() {
+            let available = matches!(mirror.upstream().availability(), Availability::Available);
+            let rate = mirror.upstream().rate_limit();
+            let limit = rate.and_then(|rate| rate.limit);
+            self.metrics.upstream(&mirror.settings().name, available, limit, rate.and_then(|rate| rate.remaining));
+        }
+        self.metrics.text(self.store.used_bytes(), self.store.limit_bytes(), self.connections.len())
     }
 
     /// From now on the server is not ready: it ends.

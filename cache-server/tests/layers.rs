@@ -15,10 +15,10 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("upstream", &["credentials", "oci"]),
     ("store", &["oci"]),
     ("repository", &["oci", "settings", "store", "upstream"]),
-    // A connection sends the store's files, and hands on the API's bodies.
-    ("connector", &["api", "store"]),
-    ("metrics", &["server", "store", "upstream"]),
-    ("server", &["metrics", "repository", "routing", "settings", "store"]),
+    // A connection sends the store's files below HTTP.
+    ("connector", &["store"]),
+    ("metrics", &["store"]),
+    ("server", &["metrics", "repository", "routing", "settings", "store", "upstream"]),
     ("api", &["causes", "connector", "metrics", "oci", "repository", "routing", "server", "store", "upstream"]),
     ("ports", &["api", "connector", "server", "settings"]),
     ("run", &["api", "metrics", "ports", "server", "settings", "store"]),

@@ -6,13 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::{
-    blob_stream::BlobStream,
-    body::Body,
-    error::PullError,
-    mark,
-    report::Report,
-    request::{Client, Pull},
-    value,
+    blob_stream::BlobStream, body::Body, client::Client, error::PullError, mark, report::Report, request::Pull, value,
 };
 use crate::{
     oci::{

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, Response, StatusCode, header};
 
-use super::{body::Body, mark, report::Report, request::Client};
+use super::{body::Body, client::Client, mark, report::Report};
 use crate::{
     causes::with_causes,
     oci::{EndpointError, ErrorCode},

@@ -1,10 +1,11 @@
-//! Requests and answers: the only place that speaks HTTP to clients. Read in this order: [`request`], [`manifests`],
+//! Requests and answers: the only place that speaks HTTP to clients. Read in this order: [`client`], [`request`], [`manifests`],
 //! [`blobs`], [`lists`], [`error`], [`body`], [`blob_stream`], [`report`], [`pages`].
 //! Calls `routing`, then `repository`. May import everything but `settings` files.
 
 pub mod blob_stream;
 mod blobs;
 pub mod body;
+mod client;
 mod error;
 mod lists;
 mod manifests;
@@ -25,9 +26,10 @@ use crate::{
     server::{Current, Server},
 };
 use body::Body;
+use client::Client;
 use error::{ApiError, ToApi};
 use report::Report;
-use request::{Client, Pull};
+use request::Pull;
 
 /// Answers the requests of one port.
 #[derive(Clone)]
@@ -46,6 +48,8 @@ impl Api {
 }
 
 impl Answer for Api {
+    type Body = Body;
+
     async fn answer(
         &self,
         connection: Arc<Connection>,

@@ -44,6 +44,5 @@ async fn readyz(State(server): State<Arc<Server>>) -> impl IntoResponse {
 }
 
 async fn metrics(State(server): State<Arc<Server>>) -> impl IntoResponse {
-    let text = server.metrics.text(&server.current(), &server.store, server.connections.len());
-    ([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+    ([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], server.metrics_text())
 }

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use hyper::body::Incoming;
 
-use super::error::ApiError;
+use super::{
+    client::{self, Client},
+    error::ApiError,
+};
 use crate::{
     connector::Connection,
     oci::{Endpoint, ErrorCode},
@@ -29,29 +32,6 @@ pub(super) struct Pull<'a> {
     pub(super) want: Want,
 }
 
-/// Who asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Client {
-    /// A runtime that uses us as one of several hosts: on 503 it asks the next at once; on 429 it would hammer us.
-    Mirror,
-    /// Everyone else.
-    Direct,
-}
-
-impl Client {
-    /// A request with `ns` comes from a runtime with several hosts; so does one of dockerd that names neither registry
-    /// nor repository, which is how it asks its `registry-mirrors`.
-    pub(super) fn of<T>(request: &Request<T>, route: &Route) -> Self {
-        let agent = request.headers().get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
-        let docker = agent.is_some_and(|agent| agent.starts_with("docker/"));
-        if namespace(request.uri().query()).is_some() || (docker && !route.registry_named) {
-            Self::Mirror
-        } else {
-            Self::Direct
-        }
-    }
-}
-
 /// Whether a path belongs to the registry API, not to the pages.
 pub(super) fn is_registry_path(path: &str) -> bool {
     // Reverse proxies like to double slashes.
@@ -63,7 +43,7 @@ pub(super) fn is_registry_path(path: &str) -> bool {
 pub(super) fn ask(routing: &Routing, port: Option<u16>, request: &Request<Incoming>) -> Result<Asked, ApiError> {
     let uri = request.uri();
     let host = uri.host().or_else(|| request.headers().get(header::HOST)?.to_str().ok());
-    let namespace = namespace(uri.query());
+    let namespace = client::namespace(uri.query());
     let path = uri.path();
     let asked = routing::Request { connector: port, host, path, ns: namespace.as_deref() };
     let resolved = routing
@@ -74,12 +54,6 @@ pub(super) fn ask(routing: &Routing, port: Option<u16>, request: &Request<Incomi
         Resolved::To(route) => Some(route),
     };
     Ok(Asked { route, namespace })
-}
-
-/// The `ns` parameter, decoded.
-fn namespace(query: Option<&str>) -> Option<String> {
-    let query = query?;
-    url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "ns").map(|(_, value)| value.into_owned())
 }
 
 /// GET and HEAD; everything else is refused with what to do instead.

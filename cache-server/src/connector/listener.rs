@@ -2,6 +2,7 @@
 
 use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,17 +18,19 @@ use super::{
     connection::{Connection, Serving},
     stream::{ClientStream, Limits},
 };
-use crate::api::body::Body;
 
 /// Answers requests.
 pub trait Answer: Clone + Send + Sync + 'static {
+    /// What an answer carries.
+    type Body: http_body::Body<Data = Bytes, Error = Box<dyn std::error::Error + Send + Sync>> + Send + 'static;
+
     /// Answers one request; `serving` lives until the answer's body has been sent.
     fn answer(
         &self,
         connection: Arc<Connection>,
         serving: Serving,
         request: Request<Incoming>,
-    ) -> impl Future<Output = Response<Body>> + Send;
+    ) -> impl Future<Output = Response<Self::Body>> + Send;
 }
 
 /// A port that listens.
