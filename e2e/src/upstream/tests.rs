@@ -214,7 +214,8 @@ async fn a_rate_is_kept() -> Result<()> {
     let began = std::time::Instant::now();
     bench.get(&format!("/v2/library/slow/blobs/{digest}")).await?.bytes().await?;
     let took = began.elapsed();
-    assert!(took >= Duration::from_millis(230), "{took:?}");
+    // Four fifths are sent when the last piece leaves: 80 kB at 400 kB/s.
+    assert!(took >= Duration::from_millis(200), "{took:?}");
     Ok(())
 }
 
