@@ -120,7 +120,7 @@ fn introduce_ourselves(address: SocketAddr, data: &std::path::Path) {
         "Mirroring Docker Hub (docker.io) on http://{address}; images are kept in {}.
 No configuration was given (--config); that is all there is to it. To try:
 
-  curl http://{address}/v2/library/alpine/tags/list?n=5
+  curl 'http://{address}/v2/library/alpine/tags/list?n=5'
   skopeo copy --src-tls-verify=false docker://{address}/library/alpine:latest dir:alpine
   docker pull {address}/library/alpine
 
