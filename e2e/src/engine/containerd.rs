@@ -90,12 +90,6 @@ impl Containerd {
         self.home.node.name
     }
 
-    /// Its process.
-    #[must_use]
-    pub fn process(&self) -> &Process {
-        &self.process
-    }
-
     /// Pulls an image over the CRI.
     pub async fn pull(&self, reference: &str) -> Result<()> {
         self.cri(&["pull", reference]).await.map(drop)

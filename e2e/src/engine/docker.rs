@@ -35,12 +35,6 @@ impl Docker {
         self.home.node.name
     }
 
-    /// Its process.
-    #[must_use]
-    pub fn process(&self) -> &Process {
-        &self.process
-    }
-
     /// Pulls an image.
     pub async fn pull(&self, reference: &str) -> Result<()> {
         self.docker(&["pull", "--quiet", reference]).await.map(drop)
