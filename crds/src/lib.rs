@@ -1,18 +1,24 @@
 //! The kinds of `entrepot.dev/v1alpha1`: the contract between people, the operator and the cache server.
 //!
-//! Read in this order: [`names`] (the words a spec is made of), [`registry_mirror`], [`cache_server`].
+//! Read in this order: [`names`] (the words a spec is made of), [`conditions`], [`nodes`], [`registry_mirror`],
+//! [`cache_server`], [`node_mirror`].
 //! The cache server's configuration file is these objects in YAML, so there is no second schema.
 //!
 //! Depends on nothing of ours.
 
 #![expect(unreachable_pub, reason = "the KubeSchema derive writes a pub item into a function")]
+#![expect(clippy::duplicated_attributes, reason = "each printer column says its type anew")]
 
-pub mod cache_server;
 pub mod names;
+pub mod conditions;
+pub mod nodes;
 pub mod registry_mirror;
+pub mod cache_server;
+pub mod node_mirror;
 
-pub use cache_server::{CacheServer, CacheServerSpec};
-pub use registry_mirror::{RegistryMirror, RegistryMirrorSpec};
+pub use cache_server::{CacheServer, CacheServerSpec, CacheServerStatus};
+pub use node_mirror::{NodeMirror, NodeMirrorSpec, NodeMirrorStatus};
+pub use registry_mirror::{RegistryMirror, RegistryMirrorSpec, RegistryMirrorStatus};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
@@ -22,7 +28,7 @@ use kube::CustomResourceExt;
 /// Every kind, in the order in which they are documented.
 #[must_use]
 pub fn all() -> Vec<CustomResourceDefinition> {
-    vec![without_formats(RegistryMirror::crd()), without_formats(CacheServer::crd())]
+    [RegistryMirror::crd(), CacheServer::crd(), NodeMirror::crd()].map(without_formats).into()
 }
 
 /// Drops Rust's number formats (`uint16`), which `OpenAPI` does not know: an apiserver warns of each. `minimum` and `maximum` say more.
@@ -44,7 +50,8 @@ fn drop_formats(schema: &mut JSONSchemaProps) {
 /// The YAML of every kind, as `kubectl apply` takes it: the name of the file in `crds/yaml/`, and its text. In the order of [`all`].
 ///
 /// Generated; the test `generated_files` keeps it equal to [`all`].
-pub const YAML: [(&str, &str); 2] = [
+pub const YAML: [(&str, &str); 3] = [
     ("registrymirrors.yaml", include_str!("../yaml/registrymirrors.yaml")),
     ("cacheservers.yaml", include_str!("../yaml/cacheservers.yaml")),
+    ("nodemirrors.yaml", include_str!("../yaml/nodemirrors.yaml")),
 ];

@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 /// First path segments that mean something else, so that no repository may take them.
-pub const RESERVED_REPOSITORY_NAMES: [&str; 6] = ["library", "token", "v1", "v2", "api", "repository"];
+pub const RESERVED_REPOSITORY_NAMES: [&str; 7] = ["library", "token", "v1", "v2", "api", "repository", "probe"];
 
 /// How the name of a Secret is written.
 pub const SECRET_NAME_PATTERN: &str = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";

@@ -1,10 +1,15 @@
-//! `RegistryMirror`: a repository that proxies one upstream. May import `names`.
+//! `RegistryMirror`: a repository that proxies one upstream. May import `names`, `nodes` and `conditions`.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::names::{ByteSize, HOST_PATTERN, REGISTRY_PATTERN, SecretRef, Span};
+use crate::{
+    conditions::conditions_schema,
+    names::{ByteSize, HOST_PATTERN, REGISTRY_PATTERN, SecretRef, Span},
+    nodes::NodesSpec,
+};
 
 /// A repository that proxies one upstream registry: each image is fetched once, kept, and handed on.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,11 +22,40 @@ use crate::names::{ByteSize, HOST_PATTERN, REGISTRY_PATTERN, SecretRef, Span};
     shortname = "rmir",
     category = "entrepot",
     doc = "A repository that proxies one upstream registry: each image is fetched once, kept, and handed on.",
+    status = "RegistryMirrorStatus",
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
+        description = "Whether the cache server serves this mirror as it is written here"
+    ),
+    printcolumn(name = "Registry", type_ = "string", json_path = ".status.registry", description = "What it stands for"),
+    printcolumn(
+        name = "Upstream",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"UpstreamReachable\")].status",
+        description = "Whether the upstream answers"
+    ),
+    printcolumn(
+        name = "Nodes",
+        type_ = "string",
+        json_path = ".status.nodes.summary",
+        description = "Nodes that were seen to pull through it, of those that are meant"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Server", type_ = "string", priority = 1, json_path = ".spec.server"),
+    printcolumn(name = "Endpoint", type_ = "string", priority = 1, json_path = ".status.endpoint"),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        priority = 1,
+        json_path = ".status.conditions[?(@.type==\"Ready\")].message"
+    ),
     cel,
     validation = Rule::new("!self.metadata.name.contains('.') && self.metadata.name.size() <= 63")
         .message("a repository name must be 1 to 63 of a-z, 0-9 and '-': it stands in paths, where a dot marks a registry"),
-    validation = Rule::new("!(self.metadata.name in ['library', 'token', 'v1', 'v2', 'api', 'repository'])")
-        .message("a repository must not be named library, token, v1, v2, api or repository: that path means something else; choose another name"),
+    validation = Rule::new("!(self.metadata.name in ['library', 'token', 'v1', 'v2', 'api', 'repository', 'probe'])")
+        .message("a repository must not be named library, token, v1, v2, api, repository or probe: that path means something else; choose another name"),
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
@@ -59,6 +93,50 @@ pub struct RegistryMirrorSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub connectors: Vec<Connector>,
+
+    /// Which nodes of the cluster pull through this mirror. Unset: none; an empty object: all. Only in a cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<NodesSpec>,
+}
+
+/// How a mirror is, as the operator sees it.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RegistryMirrorStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The registry that the mirror stands for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registry: Option<String>,
+    /// Where the mirror is served inside the cluster, as node files name it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// How many nodes pull through it. Unset without `spec.nodes`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<NodeCounts>,
+    /// Ready, Progressing, `UpstreamReachable`, `NodesConfigured`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "conditions_schema")]
+    pub conditions: Vec<Condition>,
+}
+
+/// Nodes, counted by what is in force on them.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeCounts {
+    /// `<verified> of <desired>`.
+    pub summary: String,
+    /// Nodes that are meant.
+    pub desired: u32,
+    /// Of them, those whose files name the cache.
+    pub configured: u32,
+    /// Of them, those that were seen to pull through it.
+    pub verified: u32,
+    /// Nodes that left it out because it did not answer them.
+    pub withdrawn: u32,
+    /// Nodes whose files could not be written, or are someone else's.
+    pub failed: u32,
 }
 
 /// The registry that a mirror proxies, and how it is reached.

@@ -85,6 +85,9 @@ fn illegal_mirrors_are_refused_with_the_right_sentence() {
             json!([{"host": "a", "tls": {"secretRef": {"name": "tls"}}}]),
             "tls must only be set on a connector with a port",
         ),
+        ("/metadata/name", json!("probe"), "must not be named library, token"),
+        ("/spec/nodes", json!({"fallback": "Never"}), "acknowledgeBootstrapRisk must be true when fallback is Never"),
+        ("/spec/nodes", json!({"probe": {"timeout": "0s"}}), "probe.interval and probe.timeout must be longer than 0s"),
     ] {
         let refused = with(pointer, value.clone()).expect_err(&format!("{pointer}: {value}"));
         assert!(refused.contains(sentence), "{pointer}: {value} gave {refused}");
@@ -106,6 +109,16 @@ fn illegal_servers_are_refused_with_the_right_sentence() {
             "limits.requestHeader, limits.idle and limits.writeStall must be longer",
         ),
         (json!({"limits": {"idle": "0s"}}), "must be longer than 0s"),
+        (json!({"storage": {}}), "storage must have either volume or emptyDir"),
+        (json!({"storage": {"volume": {}, "emptyDir": {}}}), "storage must have either volume or emptyDir"),
+        (
+            json!({"storage": {"volume": {"existingClaim": "mine", "size": "1Gi"}}}),
+            "must not be set together with existingClaim",
+        ),
+        (
+            json!({"service": {"nodePort": 30500}}),
+            "service.nodePort must only be set with type NodePort or LoadBalancer",
+        ),
         (json!({"limits": {"writeStall": "0h"}}), "must be longer than 0s"),
     ] {
         let refused = server(spec.clone()).expect_err(&spec.to_string());

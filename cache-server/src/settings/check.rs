@@ -149,7 +149,7 @@ fn server(
         }
         Some(parsed)
     });
-    let secret = spec.tls.secret_ref.as_ref().filter(|_| spec.tls.mode == TlsMode::Secret);
+    let secret = spec.tls.secret_ref.as_ref().filter(|_| spec.tls.mode == Some(TlsMode::Secret));
     ServerSettings {
         name: name.clone(),
         max_size: spec.max_size.map(crds::names::ByteSize::as_u64),
