@@ -5,13 +5,15 @@
 //! ```
 //!
 //! Read in the order below. `oci` is pure: no I/O. `upstream` and `store` do not know each other; only `repository`
-//! joins them. `settings` turns the objects of the `crds` crate into types that cannot be wrong. `server` is what all
+//! joins them. `settings` turns the objects of the `crds` crate into types that cannot be wrong. `canary` is an
+//! image that needs no upstream. `server` is what all
 //! requests share, `ports` the listeners, `run` the life of the process.
 
 pub mod oci;
 pub mod causes;
 pub mod credentials;
 pub mod settings;
+pub mod canary;
 pub mod routing;
 pub mod upstream;
 pub mod store;

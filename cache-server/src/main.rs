@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 use anyhow::Context;
 use cache_server::{
     run::{Options, Reload, Running},
-    settings::{Settings, Sources},
+    settings::Sources,
     telemetry,
 };
 use clap::Parser;
@@ -32,9 +32,13 @@ struct Arguments {
     /// A folder with the Secrets that objects refer to, as files <secret>_<key>.
     #[arg(long, env = "ENTREPOT_SECRETS", value_name = "DIR")]
     secrets: Option<PathBuf>,
-    /// A further address for /metrics, /livez and /readyz, which are on the main port too.
+    /// A further address for /metrics, /livez and /readyz, which are on the main port too, and for /status, which is not.
     #[arg(long, env = "ENTREPOT_METRICS", value_name = "ADDR")]
     metrics: Option<SocketAddr>,
+    /// Leave out objects that have mistakes and serve the others; what was good before a change stays. Without it a mistake
+    /// refuses the whole configuration. `--check` always lists every mistake.
+    #[arg(long, env = "ENTREPOT_KEEP_GOING")]
+    keep_going: bool,
     /// Check the configuration, list every mistake in it, and end.
     #[arg(long)]
     check: bool,
@@ -47,7 +51,15 @@ fn main() -> ExitCode {
         secrets: arguments.secrets.clone(),
         main_port: Some(arguments.listen.port()),
     };
-    let loaded = match Settings::load(&sources) {
+    let introduce = arguments.config.is_none();
+    let options = Options {
+        sources,
+        data: arguments.data,
+        listen: arguments.listen,
+        metrics: arguments.metrics,
+        keep_going: arguments.keep_going && !arguments.check,
+    };
+    let loaded = match options.load() {
         Ok(loaded) => loaded,
         Err(mistakes) => {
             eprintln!("{mistakes}");
@@ -59,8 +71,6 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     telemetry::init();
-    let introduce = arguments.config.is_none();
-    let options = Options { sources, data: arguments.data, listen: arguments.listen, metrics: arguments.metrics };
     match serve(options, loaded, introduce) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -14,7 +14,7 @@ use crate::{
     api::Api,
     connector::{listener::Listener, tls::Certificate},
     server::Server,
-    settings::{CertifiedKeyPem, ConnectorSettings, Settings},
+    settings::{CertifiedKeyPem, ConnectorSettings, MainPort, Settings},
 };
 
 /// The ports that listen.
@@ -54,6 +54,17 @@ pub enum PortError {
     },
 }
 
+impl PortError {
+    /// The port that it is about.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        match self {
+            Self::Bind { address, .. } => address.port(),
+            Self::Certificate { port, .. } => *port,
+        }
+    }
+}
+
 impl Ports {
     /// No port yet; the main one will be `main`. When `drain` is cancelled, none accepts any more.
     #[must_use]
@@ -61,7 +72,7 @@ impl Ports {
         Self { server, main, open: HashMap::new(), drain }
     }
 
-    /// Where the main port listens; known once it does.
+    /// Where the main port listens; nothing while it does not.
     #[must_use]
     pub fn main_address(&self) -> Option<SocketAddr> {
         self.open.get(&self.main.port()).map(|port| port.address)
@@ -93,7 +104,12 @@ impl Ports {
             ConnectorSettings::Port { port, tls } => Some((*port, tls.clone())),
             ConnectorSettings::Host { .. } => None,
         });
-        ports.chain([(self.main.port(), settings.server.tls.clone())]).collect()
+        let main = match &settings.server.main_port {
+            MainPort::Plain => Some((self.main.port(), None)),
+            MainPort::Tls(certificate) => Some((self.main.port(), Some(certificate.clone()))),
+            MainPort::Closed => None,
+        };
+        ports.chain(main).collect()
     }
 
     async fn open_or_renew(

@@ -1,15 +1,16 @@
-//! Which repository a request is for: a pure table. May import `settings` and `oci`.
+//! Which repository a request is for: a pure table. May import `settings`, `canary` and `oci`.
 //!
 //! In this order: (1) a connector's port or host; (2) `/repository/<name>/v2/…`; (3) the parameter `ns`; (4) a registry as
 //! first path segment; (5) a repository's name as first path segment; (6) the default repository; (7) nothing, with a list of
 //! the ways in. Whatever names a registry or a repository that is not there ends in (7): it never falls through to a later rule,
-//! since that would answer with another registry's image.
+//! since that would answer with another registry's image. The canary is reached by (2) and (3) alone.
 
 use std::collections::{BTreeMap, HashMap};
 
 use crds::names::RepositoryName;
 
 use crate::{
+    canary,
     oci::{ErrorCode, ImageName},
     settings::{ConnectorSettings, MirrorSettings, RegistryName, Settings},
 };
@@ -37,6 +38,13 @@ pub enum Resolved {
     ServerBase,
     /// To a repository.
     To(Route),
+    /// To the canary image.
+    Canary {
+        /// What of the path is for it: input of `Endpoint::parse`.
+        rest: String,
+        /// Whether its path said so, not `ns`.
+        by_path: bool,
+    },
 }
 
 /// A way to a repository.
@@ -56,6 +64,12 @@ pub struct Route {
 }
 
 impl Route {
+    /// Whether the way is `/repository/<name>/`.
+    #[must_use]
+    pub fn by_path(&self) -> bool {
+        self.prefix.trim_start_matches('/').starts_with("repository/")
+    }
+
     /// The image as the upstream knows it: Docker Hub's official images live under `library/`, which clients that do not know
     /// that they talk about Docker Hub leave out.
     #[must_use]
@@ -171,20 +185,25 @@ impl Routing {
         let ns = request.ns.filter(|ns| !ns.is_empty());
         if let Some(repository) = self.of_connector(request) {
             let rest = behind_v2(request.path).ok_or(Unrouted::NoRegistryPath)?;
-            return Ok(
-                self.route(request.path, &Found { repository, rest, registry_named: ns.is_some(), whole_path: true })
-            );
+            let found = Found { repository, rest, registry_named: ns.is_some(), whole_path: true };
+            return Ok(Resolved::To(self.route(request.path, &found)));
         }
         if let Some((name, rest)) = split_repository_path(request.path) {
+            if name == canary::REPOSITORY {
+                return Ok(Resolved::Canary { rest: rest.to_owned(), by_path: true });
+            }
             let (repository, _) = self.repositories.get_key_value(name).ok_or_else(|| self.unknown_repository(name))?;
-            return Ok(
-                self.route(request.path, &Found { repository, rest, registry_named: ns.is_some(), whole_path: true })
-            );
+            let found = Found { repository, rest, registry_named: ns.is_some(), whole_path: true };
+            return Ok(Resolved::To(self.route(request.path, &found)));
         }
         let rest = behind_v2(request.path).ok_or(Unrouted::NoRegistryPath)?;
         if let Some(ns) = ns {
+            if ns.eq_ignore_ascii_case(canary::REGISTRY) {
+                return Ok(Resolved::Canary { rest: rest.to_owned(), by_path: false });
+            }
             let repository = self.of_registry(ns)?;
-            return Ok(self.route(request.path, &Found { repository, rest, registry_named: true, whole_path: true }));
+            let found = Found { repository, rest, registry_named: true, whole_path: true };
+            return Ok(Resolved::To(self.route(request.path, &found)));
         }
         if rest.is_empty() {
             return Ok(Resolved::ServerBase);
@@ -193,20 +212,17 @@ impl Routing {
             let first = first.replace("%3A", ":").replace("%3a", ":");
             if first.contains(['.', ':']) {
                 let repository = self.of_registry(&first)?;
-                return Ok(self.route(
-                    request.path,
-                    &Found { repository, rest: behind, registry_named: true, whole_path: false },
-                ));
+                let found = Found { repository, rest: behind, registry_named: true, whole_path: false };
+                return Ok(Resolved::To(self.route(request.path, &found)));
             }
             if let Some((repository, _)) = self.repositories.get_key_value(first.as_str()) {
-                return Ok(self.route(
-                    request.path,
-                    &Found { repository, rest: behind, registry_named: false, whole_path: false },
-                ));
+                let found = Found { repository, rest: behind, registry_named: false, whole_path: false };
+                return Ok(Resolved::To(self.route(request.path, &found)));
             }
         }
         let repository = self.default.as_ref().ok_or_else(|| Unrouted::NoDefault { ways: self.ways() })?;
-        Ok(self.route(request.path, &Found { repository, rest, registry_named: false, whole_path: true }))
+        let found = Found { repository, rest, registry_named: false, whole_path: true };
+        Ok(Resolved::To(self.route(request.path, &found)))
     }
 
     fn of_connector(&self, request: &Request<'_>) -> Option<&RepositoryName> {
@@ -225,12 +241,12 @@ impl Routing {
         Unrouted::UnknownRepository { name: name.to_owned(), ways: self.ways() }
     }
 
-    fn route(&self, path: &str, found: &Found<'_>) -> Resolved {
+    fn route(&self, path: &str, found: &Found<'_>) -> Route {
         let mut prefix = path[..path.len() - found.rest.len()].to_owned();
         if !prefix.ends_with('/') {
             prefix.push('/');
         }
-        Resolved::To(Route {
+        Route {
             repository: found.repository.clone(),
             // More slashes than one say nothing.
             rest: found.rest.trim_start_matches('/').to_owned(),
@@ -238,7 +254,7 @@ impl Routing {
             registry_named: found.registry_named,
             whole_path: found.whole_path,
             docker_hub: self.repositories.get(found.repository).is_some_and(|entry| entry.docker_hub),
-        })
+        }
     }
 
     fn ways(&self) -> Vec<String> {
@@ -336,6 +352,9 @@ mod tests {
     fn text(routing: &Routing, request: &Request<'_>) -> String {
         match routing.resolve(request) {
             Ok(Resolved::ServerBase) => "base".to_owned(),
+            Ok(Resolved::Canary { rest, by_path }) => {
+                format!("canary {rest} {}", if by_path { "by path" } else { "-" })
+            }
             Ok(Resolved::To(route)) => format!(
                 "{} {} {} {} {}",
                 route.repository,
@@ -387,6 +406,11 @@ mod tests {
                 "ghcr a /repository/ghcr/v2/ named whole",
             ),
             (path("/repository/nope/v2/a"), "no repository nope"),
+            (path("/repository/probe/v2/"), "canary  by path"),
+            (
+                Request { ns: Some("docker.io"), ..path("/repository/probe/v2/canary/manifests/1") },
+                "canary canary/manifests/1 by path",
+            ),
             (path("/repository/ghcr/v1/a"), "no path"),
             (path("/repository/ghcr"), "no path"),
             // (3)
@@ -402,6 +426,16 @@ mod tests {
             (Request { ns: Some("quay.io"), ..path("/v2/x") }, "no registry quay.io"),
             (Request { ns: Some("quay.io"), ..path("/v2/") }, "no registry quay.io"),
             (Request { ns: Some("http://169.254.169.254/"), ..path("/v2/x") }, "no registry http://169.254.169.254/"),
+            (
+                Request { ns: Some("Probe.entrepot.invalid"), ..path("/v2/canary/manifests/1") },
+                "canary canary/manifests/1 -",
+            ),
+            (
+                Request { connector: Some(5001), ns: Some("probe.entrepot.invalid"), ..path("/v2/x") },
+                "hub x /v2/ named whole",
+            ),
+            (path("/v2/probe.entrepot.invalid/canary/manifests/1"), "no registry probe.entrepot.invalid"),
+            (path("/v2/probe/canary/manifests/1"), "hub probe/canary/manifests/1 /v2/ - whole"),
             (Request { ns: Some(""), ..path("/v2/x/tags/list") }, "hub x/tags/list /v2/ - whole"),
             // (4)
             (path("/v2/docker.io/nginx/manifests/1"), "hub nginx/manifests/1 /v2/docker.io/ named -"),

@@ -11,7 +11,7 @@ use crate::{
     metrics::Metrics,
     ports::Ports,
     server::Server,
-    settings::{Loaded, Settings, Sources},
+    settings::{Loaded, Mistakes, Settings, Sources},
     store::Store,
 };
 
@@ -32,6 +32,15 @@ pub struct Options {
     pub listen: SocketAddr,
     /// A port of its own for metrics and health.
     pub metrics: Option<SocketAddr>,
+    /// Whether objects with mistakes are left out, instead of refusing the whole configuration.
+    pub keep_going: bool,
+}
+
+impl Options {
+    /// Loads the settings to start with: any mistake refuses them, unless the server is to keep going.
+    pub fn load(&self) -> Result<Loaded, Mistakes> {
+        if self.keep_going { Ok(Settings::load_good(&self.sources, None)) } else { Settings::load(&self.sources) }
+    }
 }
 
 /// A server that has started.
@@ -39,7 +48,9 @@ pub struct Running {
     server: Arc<Server>,
     ports: Ports,
     drain: CancellationToken,
+    metrics: Option<SocketAddr>,
     sources: Sources,
+    keep_going: bool,
     loaded: Loaded,
 }
 
@@ -49,23 +60,35 @@ impl Running {
         let metrics = Arc::new(Metrics::new());
         let store =
             Store::open(options.data, Arc::new(metrics.store_observer())).context("failed to open the store")?;
-        let server = Server::new(loaded.settings.clone(), store, metrics)?;
+        let server = Server::new(loaded.settings.clone(), store, metrics, options.keep_going)?;
         let drain = CancellationToken::new();
         let mut ports = Ports::new(Arc::clone(&server), options.listen, drain.clone());
-        if let Some(error) = ports.follow(&loaded.settings).await.into_iter().next() {
-            return Err(error.into());
+        for error in ports.follow(&loaded.settings).await {
+            if !options.keep_going || error.port() == options.listen.port() {
+                return Err(error.into());
+            }
+            tracing::error!(error = &error as &dyn std::error::Error, "a port does not listen as configured");
         }
-        if let Some(address) = options.metrics {
-            serve_metrics(Arc::clone(&server), address).await?;
-        }
+        let metrics = match options.metrics {
+            Some(address) => Some(serve_metrics(Arc::clone(&server), address).await?),
+            None => None,
+        };
+        log_left_out(&loaded.settings);
         tokio::spawn(Arc::clone(&server.store).keep_within_limits());
-        Ok(Self { server, ports, drain, sources: options.sources, loaded })
+        let Options { sources, keep_going, .. } = options;
+        Ok(Self { server, ports, drain, metrics, sources, keep_going, loaded })
     }
 
     /// Where the main port listens.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.ports.main_address()
+    }
+
+    /// Where metrics, health and status are, if they have a port of their own.
+    #[must_use]
+    pub const fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics
     }
 
     /// The server.
@@ -88,20 +111,30 @@ impl Running {
         self.drain().await;
     }
 
-    /// Loads the files anew if one changed. Mistakes are logged and the old settings stay in force.
+    /// Loads the files anew if one changed. Mistakes are logged, and the old settings stay in force: all of them, or with
+    /// `keep_going` those of the objects that have mistakes.
     pub async fn reload_if_changed(&mut self) {
         let sources = self.sources.clone();
         let Ok(fingerprint) = tokio::task::spawn_blocking(move || sources.fingerprint()).await else { return };
         if fingerprint == self.loaded.fingerprint {
             return;
         }
-        let sources = self.sources.clone();
-        let Ok(loaded) = tokio::task::spawn_blocking(move || Settings::load(&sources)).await else { return };
+        let (sources, keep_going, previous) = (self.sources.clone(), self.keep_going, self.server.current());
+        let load = move || {
+            if keep_going {
+                Ok(Settings::load_good(&sources, Some(&previous.settings)))
+            } else {
+                Settings::load(&sources)
+            }
+        };
+        let Ok(loaded) = tokio::task::spawn_blocking(load).await else { return };
         let ok = match loaded {
             Ok(loaded) => {
+                log_left_out(&loaded.settings);
                 let taken = self.take(&loaded).await;
+                let whole = self.server.current().settings.mistakes.as_slice().is_empty();
                 self.loaded = loaded;
-                taken
+                taken && whole
             }
             Err(mistakes) => {
                 for mistake in mistakes.as_slice() {
@@ -158,9 +191,18 @@ impl Running {
 /// A wait for the next wish to reload.
 pub type Reload = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
-async fn serve_metrics(server: Arc<Server>, address: SocketAddr) -> anyhow::Result<()> {
-    let listener =
-        TcpListener::bind(address).await.with_context(|| format!("failed to listen on {address} (--metrics)"))?;
-    tokio::spawn(async move { axum::serve(listener, api::pages::router(server)).await });
-    Ok(())
+/// Says what is wrong where the server keeps going.
+fn log_left_out(settings: &Settings) {
+    for mistake in settings.mistakes.as_slice() {
+        tracing::error!(%mistake, "an object is left out; its last good version stays in force, if there was one");
+    }
+}
+
+async fn serve_metrics(server: Arc<Server>, address: SocketAddr) -> anyhow::Result<SocketAddr> {
+    let listen = || format!("failed to listen on {address} (--metrics)");
+    let listener = TcpListener::bind(address).await.with_context(listen)?;
+    let bound = listener.local_addr().with_context(listen)?;
+    let router = api::pages::router(Arc::clone(&server)).merge(api::status::router(server));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    Ok(bound)
 }

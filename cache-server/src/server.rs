@@ -13,10 +13,12 @@ use crds::names::RepositoryName;
 use tokio_util::task::TaskTracker;
 
 use crate::{
+    canary::record::Pulls,
     metrics::Metrics,
+    oci::{Algorithm, Digest},
     repository::{Mirror, mirror::BuildError},
     routing::Routing,
-    settings::Settings,
+    settings::{MainPort, Settings},
     store::Store,
     upstream::Availability,
 };
@@ -29,7 +31,10 @@ pub struct Server {
     pub metrics: Arc<Metrics>,
     /// Its client connections.
     pub connections: TaskTracker,
+    /// Which canaries were pulled.
+    pub canaries: Pulls,
     current: ArcSwap<Current>,
+    keep_going: bool,
     draining: AtomicBool,
 }
 
@@ -43,21 +48,31 @@ pub struct Current {
 }
 
 impl Current {
+    /// With `keep_going` mirrors that cannot be made are left out.
     fn new(
-        settings: Settings,
+        mut settings: Settings,
         store: &Arc<Store>,
         metrics: &Metrics,
         previous: Option<&Self>,
+        keep_going: bool,
     ) -> Result<Self, BuildError> {
-        let mut mirrors = HashMap::new();
+        let (mut mirrors, mut failed) = (HashMap::new(), Vec::new());
         for mirror in &settings.mirrors {
             // What did not change keeps its tokens, its breaker and what it remembers.
             let kept = previous.and_then(|previous| previous.mirrors.get(&mirror.name));
             let made = match kept.filter(|kept| kept.settings() == mirror) {
-                Some(kept) => Arc::clone(kept),
-                None => Mirror::new(mirror.clone(), Arc::clone(store), metrics.received(&mirror.name))?,
+                Some(kept) => Ok(Arc::clone(kept)),
+                None => Mirror::new(mirror.clone(), Arc::clone(store), metrics.received(&mirror.name)),
             };
-            mirrors.insert(mirror.name.clone(), made);
+            match made {
+                Ok(made) => drop(mirrors.insert(mirror.name.clone(), made)),
+                Err(error) if keep_going => failed.push((mirror.name.clone(), error)),
+                Err(error) => return Err(error),
+            }
+        }
+        for (name, error) in failed {
+            tracing::error!(error = &error as &dyn std::error::Error, "a mirror cannot be made and is left out");
+            settings.leave_out(&name, &error);
         }
         Ok(Self { routing: Routing::new(&settings), settings, mirrors })
     }
@@ -68,6 +83,14 @@ impl Current {
         self.mirrors.get(name)
     }
 
+    /// SHA-256 of the certificate that the main port shows, in hexadecimal digits; nothing without TLS.
+    #[must_use]
+    pub fn certificate(&self) -> Option<String> {
+        let MainPort::Tls(certificate) = &self.settings.server.main_port else { return None };
+        let own = certificate.chain().first()?;
+        Some(Digest::of(Algorithm::Sha256, own).hex().to_owned())
+    }
+
     /// All mirrors.
     pub fn mirrors(&self) -> impl Iterator<Item = &Arc<Mirror>> {
         self.mirrors.values()
@@ -75,15 +98,22 @@ impl Current {
 }
 
 impl Server {
-    /// A server over a store. Asks no upstream.
-    pub fn new(settings: Settings, store: Arc<Store>, metrics: Arc<Metrics>) -> Result<Arc<Self>, BuildError> {
+    /// A server over a store. Asks no upstream. A mirror that cannot be made is an error, or with `keep_going` left out.
+    pub fn new(
+        settings: Settings,
+        store: Arc<Store>,
+        metrics: Arc<Metrics>,
+        keep_going: bool,
+    ) -> Result<Arc<Self>, BuildError> {
         store.set_limit(settings.server.max_size);
-        let current = Current::new(settings, &store, &metrics, None)?;
+        let current = Current::new(settings, &store, &metrics, None, keep_going)?;
         Ok(Arc::new(Self {
             store,
             metrics,
             connections: TaskTracker::new(),
+            canaries: Pulls::default(),
             current: ArcSwap::from_pointee(current),
+            keep_going,
             draining: AtomicBool::new(false),
         }))
     }
@@ -97,7 +127,7 @@ impl Server {
     /// Takes other settings, for all requests that begin from now on. On failure the old ones hold.
     pub fn apply(&self, settings: Settings) -> Result<(), BuildError> {
         let max_size = settings.server.max_size;
-        let next = Current::new(settings, &self.store, &self.metrics, Some(&self.current()))?;
+        let next = Current::new(settings, &self.store, &self.metrics, Some(&self.current()), self.keep_going)?;
         self.current.store(Arc::new(next));
         self.store.set_limit(max_size);
         Ok(())
@@ -120,9 +150,9 @@ impl Server {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Whether new requests should come here. Never depends on an upstream.
+    /// Whether new requests should come here: it does not end, and has a main port. Never depends on an upstream.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        !self.draining.load(Ordering::Relaxed)
+        !self.draining.load(Ordering::Relaxed) && self.current.load().settings.server.main_port != MainPort::Closed
     }
 }

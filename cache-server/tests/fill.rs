@@ -384,12 +384,7 @@ async fn many_blobs_with_many_readers_each_are_fetched_once() {
 async fn a_second_server_is_refused_the_same_data() {
     let case = Case::of(1).await;
     let loaded = cache_server::settings::Settings::load(&case.setup.sources()).unwrap();
-    let options = cache_server::run::Options {
-        sources: case.setup.sources(),
-        data: case.setup.data(),
-        listen: "127.0.0.1:0".parse().unwrap(),
-        metrics: None,
-    };
+    let options = case.setup.options();
     let refused = cache_server::run::Running::start(options, loaded).await.err().unwrap();
     assert!(format!("{refused:#}").contains("in use by another cache server"), "{refused:#}");
 }

@@ -5,21 +5,25 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 /// Each module with those of this crate that it may name, from the ground up.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 16] = [
     ("causes", &[]),
     ("credentials", &[]),
     ("telemetry", &[]),
     ("oci", &[]),
     ("settings", &["causes", "credentials", "oci"]),
-    ("routing", &["oci", "settings"]),
+    ("canary", &["oci"]),
+    ("routing", &["canary", "oci", "settings"]),
     ("upstream", &["credentials", "oci"]),
     ("store", &["oci"]),
     ("repository", &["oci", "settings", "store", "upstream"]),
     // A connection sends the store's files below HTTP.
     ("connector", &["store"]),
     ("metrics", &["store"]),
-    ("server", &["metrics", "repository", "routing", "settings", "store", "upstream"]),
-    ("api", &["causes", "connector", "metrics", "oci", "repository", "routing", "server", "store", "upstream"]),
+    ("server", &["canary", "metrics", "oci", "repository", "routing", "settings", "store", "upstream"]),
+    (
+        "api",
+        &["canary", "causes", "connector", "metrics", "oci", "repository", "routing", "server", "store", "upstream"],
+    ),
     ("ports", &["api", "connector", "server", "settings"]),
     ("run", &["api", "metrics", "ports", "server", "settings", "store"]),
 ];

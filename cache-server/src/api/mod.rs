@@ -1,10 +1,11 @@
 //! Requests and answers: the only place that speaks HTTP to clients. Read in this order: [`client`], [`request`], [`manifests`],
-//! [`blobs`], [`lists`], [`error`], [`body`], [`blob_stream`], [`report`], [`pages`].
+//! [`blobs`], [`lists`], [`canary`], [`error`], [`body`], [`blob_stream`], [`report`], [`pages`], [`status`].
 //! Calls `routing`, then `repository`. May import everything but `settings` files.
 
 pub mod blob_stream;
 mod blobs;
 pub mod body;
+mod canary;
 mod client;
 mod error;
 mod lists;
@@ -12,6 +13,7 @@ mod manifests;
 pub mod pages;
 mod report;
 mod request;
+pub mod status;
 
 use std::{sync::Arc, time::Instant};
 
@@ -20,14 +22,16 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 
 use crate::{
+    canary::REPOSITORY,
     connector::{Connection, Serving, listener::Answer},
     oci::{Endpoint, ErrorCode, ImageName},
     repository::Mirror,
+    routing::{Resolved, Route},
     server::{Current, Server},
 };
 use body::Body;
 use client::Client;
-use error::{ApiError, ToApi};
+use error::{ApiError, PullError, ToApi};
 use report::Report;
 use request::Pull;
 
@@ -81,11 +85,40 @@ impl Api {
     ) -> Result<Response<Body>, ApiError> {
         let current = self.server.current();
         let asked = request::ask(&current.routing, self.port, request)?;
-        let Some(route) = asked.route else { return Ok(base()) };
+        let (answered, name) = match &asked.resolved {
+            Resolved::ServerBase => return Ok(base()),
+            Resolved::Canary { rest, by_path } => {
+                (canary::answer(&self.server, request.method(), rest, report), by_path.then_some(REPOSITORY))
+            }
+            Resolved::To(route) => {
+                let answered = self.repository(connection, &current, route, request, report).await;
+                (answered, route.by_path().then_some(route.repository.as_str()))
+            }
+        };
+        let namespace = asked.namespace.filter(|_| answered.is_ok());
+        let mut response = answered.unwrap_or_else(|error| error.response(report));
+        // By this a node's agent knows that it is this repository that answered, whatever the answer.
+        if let Some(name) = name.and_then(value) {
+            response.headers_mut().insert("entrepot-repository", name);
+        }
+        if let Some(registry) = namespace.as_deref().and_then(value) {
+            response.headers_mut().insert("oci-namespace", registry);
+        }
+        Ok(response)
+    }
+
+    async fn repository(
+        &self,
+        connection: &Arc<Connection>,
+        current: &Current,
+        route: &Route,
+        request: &Request<Incoming>,
+        report: &mut Report,
+    ) -> Result<Response<Body>, ApiError> {
         report.repository(&route.repository);
-        let repository = repository(&current, &route.repository)?;
+        let repository = repository(current, &route.repository)?;
         let endpoint = Endpoint::parse(&route.rest, request.uri().query())?;
-        let client = Client::of(request, &route);
+        let client = Client::of(request, route);
         let want = request::want(request.method(), &endpoint)?;
         let pull = Pull { connection, headers: request.headers(), client, want };
         let image = |image: &ImageName| route.image(image.clone());
@@ -93,7 +126,10 @@ impl Api {
             report.image(&image(named));
         }
         let answered = match &endpoint {
-            Endpoint::Base => Ok(base()),
+            Endpoint::Base => repository
+                .check_online()
+                .map(|()| base())
+                .map_err(|error| PullError { error, absent: ErrorCode::NameUnknown }),
             Endpoint::Manifest { image: named, reference } => {
                 report.kind("manifest", &reference.to_string());
                 manifests::answer(repository, &image(named), reference, &pull, report).await
@@ -113,11 +149,7 @@ impl Api {
             Endpoint::Uploads { .. } => return Err(ApiError::read_only(&route.repository)),
             Endpoint::Unknown => return Err(ApiError::unknown_path(request.uri().path())),
         };
-        let mut response = answered.map_err(|error| error.to_api(client))?;
-        if let Some(registry) = asked.namespace.and_then(|name| HeaderValue::from_str(&name).ok()) {
-            response.headers_mut().insert("oci-namespace", registry);
-        }
-        Ok(response)
+        answered.map_err(|error| error.to_api(client))
     }
 }
 

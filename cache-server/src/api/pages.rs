@@ -40,7 +40,7 @@ async fn welcome(State(server): State<Arc<Server>>) -> String {
 }
 
 async fn readyz(State(server): State<Arc<Server>>) -> impl IntoResponse {
-    if server.is_ready() { (StatusCode::OK, "ok\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "ending\n") }
+    if server.is_ready() { (StatusCode::OK, "ok\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
 }
 
 async fn metrics(State(server): State<Arc<Server>>) -> impl IntoResponse {

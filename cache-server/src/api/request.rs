@@ -13,13 +13,13 @@ use crate::{
     connector::Connection,
     oci::{Endpoint, ErrorCode},
     repository::Want,
-    routing::{self, Resolved, Route, Routing},
+    routing::{self, Resolved, Routing},
 };
 
 /// A request that was routed.
 pub(super) struct Asked {
-    /// Where to; nothing for the bare `/v2/` of the main port.
-    pub(super) route: Option<Route>,
+    /// Where to.
+    pub(super) resolved: Resolved,
     /// The registry that the request named by `ns`.
     pub(super) namespace: Option<String>,
 }
@@ -49,11 +49,7 @@ pub(super) fn ask(routing: &Routing, port: Option<u16>, request: &Request<Incomi
     let resolved = routing
         .resolve(&asked)
         .map_err(|unrouted| ApiError::new(unrouted.code(), StatusCode::NOT_FOUND, unrouted.to_string()))?;
-    let route = match resolved {
-        Resolved::ServerBase => None,
-        Resolved::To(route) => Some(route),
-    };
-    Ok(Asked { route, namespace })
+    Ok(Asked { resolved, namespace })
 }
 
 /// GET and HEAD; everything else is refused with what to do instead.

@@ -122,7 +122,7 @@ impl Mirror {
     }
 
     /// Refuses when the repository is switched off.
-    pub(super) fn check_online(&self) -> Result<(), Error> {
+    pub fn check_online(&self) -> Result<(), Error> {
         if self.settings.online { Ok(()) } else { Err(Error::Offline(self.settings.name.to_string())) }
     }
 

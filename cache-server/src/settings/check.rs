@@ -4,45 +4,48 @@
 use std::collections::BTreeMap;
 
 use crds::{
-    CacheServerSpec, RegistryMirrorSpec,
+    RegistryMirrorSpec,
     cache_server::{ClientLimits, TlsMode},
     names::{RepositoryName, SecretRef},
     registry_mirror::Connector,
 };
 
 use super::{
-    AllowedHost, CertifiedKeyPem, ConnectorSettings, MirrorSettings, RegistryName, ServerSettings, Settings,
+    AllowedHost, CertifiedKeyPem, ConnectorSettings, MainPort, MirrorSettings, RegistryName, ServerSettings, Settings,
     UpstreamSettings,
     hosts::{proxy_url, upstream_url},
     mistake::{Mistakes, Place},
-    objects::{Object, Objects},
+    objects::{MIRROR, Object, Objects, SERVER},
     secrets::{Secrets, authorities_of},
 };
 
-/// The settings that the objects describe. With a mistake noted they are worth nothing.
+/// The settings that the objects without a mistake describe, and the mistakes of all.
 pub(super) fn settings(
     objects: &Objects,
     secrets: &Secrets,
     main_port: Option<u16>,
-    mistakes: &mut Mistakes,
+    mut mistakes: Mistakes,
 ) -> Settings {
-    only_one_server(objects, mistakes);
-    names_occur_once(&objects.mirrors, mistakes);
-    servers_agree(objects, mistakes);
-    connectors_occur_once(&objects.mirrors, main_port, mistakes);
+    only_one_server(objects, &mut mistakes);
+    names_occur_once(&objects.mirrors, &mut mistakes);
+    servers_agree(objects, &mut mistakes);
+    connectors_occur_once(&objects.mirrors, main_port, &mut mistakes);
 
-    let known: Vec<&str> = objects.mirrors.iter().map(|mirror| mirror.name.as_str()).collect();
-    let server = server(objects.servers.first(), &known, secrets, mistakes);
-    let mut mirrors = Vec::new();
+    let server = server(objects, secrets, &mut mistakes);
+    let mut made = Vec::new();
     let mut claims = BTreeMap::new();
     for object in &objects.mirrors {
-        if let Some(mirror) = mirror(object, secrets, mistakes) {
-            claim(&mut claims, object, &mirror.registry, mistakes);
-            mirrors.push(mirror);
+        if let Some(mirror) = mirror(object, secrets, &mut mistakes) {
+            claim(&mut claims, object, &mirror.registry, &mut mistakes);
+            made.push((&object.place, mirror));
         }
     }
+    made.retain(|(place, _)| !mistakes.concern(place));
+    let places = objects.servers.iter().map(|server| &server.place).filter(|place| !mistakes.concern(place));
+    let loaded = places.chain(made.iter().map(|(place, _)| *place)).filter_map(|place| place.object.clone()).collect();
+    let mut mirrors: Vec<_> = made.into_iter().map(|(_, mirror)| mirror).collect();
     mirrors.sort_by(|one, other| one.name.cmp(&other.name));
-    Settings { server, mirrors }
+    Settings { server, mirrors, objects: loaded, mistakes }
 }
 
 fn only_one_server(objects: &Objects, mistakes: &mut Mistakes) {
@@ -57,7 +60,9 @@ fn names_occur_once(mirrors: &[Object<RegistryMirrorSpec>], mistakes: &mut Mista
         if let Some(first) = seen.get(mirror.name.as_str()) {
             let message = format!(
                 "the name {} is taken ({}, document {}); choose another one",
-                mirror.name, first.file, first.document
+                mirror.name,
+                first.file,
+                first.document.unwrap_or_default()
             );
             mistakes.note(&mirror.place, "metadata.name", message);
         } else {
@@ -125,23 +130,24 @@ fn claim(
     mistakes.note(&object.place, "spec.upstream.registry", message);
 }
 
-fn server(
-    object: Option<&Object<CacheServerSpec>>,
-    known: &[&str],
-    secrets: &Secrets,
-    mistakes: &mut Mistakes,
-) -> ServerSettings {
-    let Some(Object { place, name, spec, .. }) = object else {
+/// What of the server is right; where its object has a mistake, the rest is as if nothing had been said, but TLS is never left
+/// off by mistake.
+fn server(objects: &Objects, secrets: &Secrets, mistakes: &mut Mistakes) -> ServerSettings {
+    let Some(Object { place, name, spec, .. }) = objects.servers.first() else {
+        let unreadable = objects.named.iter().find(|object| object.kind == SERVER);
         return ServerSettings {
-            name: "default".to_owned(),
+            name: unreadable.map_or_else(|| "default".to_owned(), |object| object.name.clone()),
             max_size: None,
             default_repository: None,
             limits: ClientLimits::default(),
-            tls: None,
+            main_port: if unreadable.is_some() { MainPort::Closed } else { MainPort::Plain },
         };
     };
     let default_repository = spec.default_repository.as_ref().and_then(|text| {
         let parsed: RepositoryName = mistakes.keep(place, "spec.defaultRepository", text.parse())?;
+        // A mirror with a mistake of its own is there all the same.
+        let known: Vec<&str> =
+            objects.named.iter().filter(|object| object.kind == MIRROR).map(|object| object.name.as_str()).collect();
         if !known.contains(&parsed.as_str()) {
             let message =
                 format!("must be the name of a repository of this configuration ({}), got {text:?}", known.join(", "));
@@ -155,7 +161,11 @@ fn server(
         max_size: spec.max_size.map(crds::names::ByteSize::as_u64),
         default_repository,
         limits: spec.limits.clone(),
-        tls: certificate(secret, place, "spec.tls.secretRef", secrets, mistakes).unwrap_or_default(),
+        main_port: match certificate(secret, place, "spec.tls.secretRef", secrets, mistakes) {
+            Some(Some(certificate)) => MainPort::Tls(certificate),
+            Some(None) => MainPort::Plain,
+            None => MainPort::Closed,
+        },
     }
 }
 
@@ -306,8 +316,8 @@ mod tests {
         let text: Vec<String> = objects.iter().map(ToString::to_string).collect();
         read.read("test.yaml", text.join("\n---\n").as_bytes(), &mut mistakes);
         let files = files.iter().map(|(name, text)| ((*name).to_owned(), SecretBytes(text.clone().into_bytes())));
-        let made = settings(&read, &Secrets(Some(files.collect())), Some(5000), &mut mistakes);
-        mistakes.unless_any(made).map_err(|mistakes| mistakes.to_string())
+        let made = settings(&read, &Secrets(Some(files.collect())), Some(5000), mistakes);
+        if made.mistakes.as_slice().is_empty() { Ok(made) } else { Err(made.mistakes.to_string()) }
     }
 
     fn load(objects: &[Value]) -> Result<Settings, String> {
@@ -317,6 +327,7 @@ mod tests {
     #[test]
     fn defaults_are_the_documented_ones() {
         let settings = load(&[mirror("quay")]).unwrap();
+        assert_eq!(settings.server.main_port, MainPort::Plain);
         let quay = &settings.mirrors[0];
         assert_eq!(quay.registry.as_str(), "quay.example.com");
         assert!(quay.online && quay.upstream.credentials.is_none() && quay.connectors.is_empty());
@@ -469,9 +480,22 @@ mod tests {
                 "at most one CacheServer",
             ),
             (
-                vec![object("CacheServer", "x", json!({"replicas": 2}))],
-                "field replicas only works in a cluster, where the operator runs the Deployment; remove it",
+                vec![object("CacheServer", "x", json!({"image": "i"}))],
+                "spec.image: field image only works in a cluster, where the operator runs the Deployment; remove it",
             ),
+            (
+                vec![object("CacheServer", "x", json!({"podTemplate": {"no": "matter"}}))],
+                "spec.podTemplate: field podTemplate only works in a cluster",
+            ),
+            (
+                vec![object("CacheServer", "x", json!({"tls": {"mode": "Managed"}}))],
+                "spec.tls.mode: Managed only works in a cluster, where the operator has an authority of its own; use Secret",
+            ),
+            (
+                vec![with(mirror("a"), "/spec/nodes", json!({}))],
+                "spec.nodes: field nodes only works in a cluster, where the operator writes the files of the nodes; remove it",
+            ),
+            (vec![object("CacheServer", "x", json!({"replicas": 2}))], "spec.replicas: unknown field"),
             (
                 vec![object("CacheServer", "x", json!({"defaultRepository": "y"})), mirror("a")],
                 "must be the name of a repository of this configuration (a), got \"y\"",
@@ -504,6 +528,25 @@ mod tests {
     }
 
     #[test]
+    fn a_server_without_mirrors_is_legal() {
+        let settings = load(&[object("CacheServer", "x", json!({"tls": {"mode": "Disabled"}}))]).unwrap();
+        assert!(settings.mirrors.is_empty() && settings.server.default_repository.is_none());
+    }
+
+    #[test]
+    fn generations_are_kept_beside_the_settings() {
+        let old = load(&[with(mirror("a"), "/metadata/generation", json!(3)), object("CacheServer", "x", json!({}))]);
+        let new = load(&[with(mirror("a"), "/metadata/generation", json!(4))]).unwrap();
+        let old = old.unwrap();
+        let generations = |settings: &Settings| {
+            settings.objects.iter().map(|object| (object.to_string(), object.generation)).collect::<Vec<_>>()
+        };
+        assert_eq!(generations(&old), [("CacheServer x".to_owned(), None), ("RegistryMirror a".to_owned(), Some(3))]);
+        assert_eq!(generations(&new), [("RegistryMirror a".to_owned(), Some(4))]);
+        assert_eq!(old.mirrors, new.mirrors, "else a mirror would forget its tokens");
+    }
+
+    #[test]
     fn status_and_further_metadata_are_passed_over() {
         let object =
             with(with(mirror("a"), "/status", json!({"conditions": []})), "/metadata/labels", json!({"x": "y"}));
@@ -512,6 +555,7 @@ mod tests {
 
     #[test]
     fn settings_are_equal_when_nothing_changed() {
-        assert_eq!(load(&[mirror("a"), mirror("b")]), load(&[mirror("b"), mirror("a")]));
+        let of = |objects: &[Value]| load(objects).unwrap().mirrors;
+        assert_eq!(of(&[mirror("a"), mirror("b")]), of(&[mirror("b"), mirror("a")]));
     }
 }

@@ -1,10 +1,12 @@
 //! What the cache server is told to do, in types that cannot be wrong. May import `crds` and `oci`.
 //!
 //! `sources` (bytes) → `objects` (schema, CEL) → `check` (what needs several objects or a Secret) → [`Settings`]. Every
-//! mistake on the way is collected, and all are reported together.
+//! mistake on the way is collected, and all are reported together. Either any mistake refuses the whole ([`Settings::load`]), or
+//! only the objects that have one ([`Settings::load_good`]).
 
 mod check;
 mod hosts;
+mod last_good;
 mod mistake;
 mod objects;
 mod schema;
@@ -12,7 +14,7 @@ mod secrets;
 mod sources;
 
 pub use hosts::{AllowedHost, AllowedHostError, RegistryName, RegistryNameError, UrlError};
-pub use mistake::{Mistake, Mistakes, Place};
+pub use mistake::{Mistake, Mistakes, ObjectName, Place};
 pub use secrets::{CertifiedKeyPem, SecretError};
 pub use sources::{Fingerprint, Loaded, Sources};
 
@@ -32,13 +34,27 @@ use crate::{
 /// Everything that a server is told.
 ///
 /// Invariants: names of mirrors, the registries they stand for, and connectors' ports and hosts occur once; no connector has
-/// the main port (if [`Sources::main_port`] was given); the default repository exists.
+/// the main port (if [`Sources::main_port`] was given); the default repository exists if there are no `mistakes`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// What holds for the whole server.
     pub server: ServerSettings,
     /// The mirrors, sorted by name.
     pub mirrors: Vec<MirrorSettings>,
+    /// The objects that all this was made of.
+    pub objects: Vec<ObjectName>,
+    /// Why the others of the configuration are not among them. Empty unless made by [`Settings::load_good`].
+    pub mistakes: Mistakes,
+}
+
+impl Settings {
+    /// Leaves out a mirror that turned out not to work, and says why.
+    pub fn leave_out(&mut self, mirror: &RepositoryName, why: &dyn std::error::Error) {
+        let is_it = |object: &ObjectName| object.kind == objects::MIRROR && object.name == mirror.as_str();
+        self.mirrors.retain(|other| other.name != *mirror);
+        let place = self.objects.iter().position(is_it);
+        self.mistakes.note_failure(place.map(|place| self.objects.remove(place)), why);
+    }
 }
 
 /// What holds for the whole server.
@@ -52,8 +68,20 @@ pub struct ServerSettings {
     pub default_repository: Option<RepositoryName>,
     /// Time limits towards clients.
     pub limits: ClientLimits,
-    /// The certificate of the main port; `None`: plain HTTP.
-    pub tls: Option<CertifiedKeyPem>,
+    /// How the main port serves.
+    pub main_port: MainPort,
+}
+
+/// How the main port serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MainPort {
+    /// Plain HTTP.
+    Plain,
+    /// TLS with this certificate.
+    Tls(CertifiedKeyPem),
+    /// Not at all: TLS was asked for, and its certificate was never good. Plain HTTP would be less than what was asked for, and a
+    /// client that is refused at once goes elsewhere.
+    Closed,
 }
 
 /// One mirror.

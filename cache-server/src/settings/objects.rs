@@ -11,13 +11,14 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{
-    mistake::{Mistakes, Place, chain},
+    mistake::{Mistakes, ObjectName, Place, chain},
     schema::breaches,
 };
 
-/// Fields of a `CacheServer` that describe its Deployment.
-const WORKLOAD_FIELDS: [&str; 9] =
-    ["replicas", "image", "storage", "service", "resources", "podTemplate", "nodeSelector", "tolerations", "affinity"];
+/// The kind of mirrors.
+pub(super) const MIRROR: &str = "RegistryMirror";
+/// The kind of the server.
+pub(super) const SERVER: &str = "CacheServer";
 
 /// An object that keeps its schema and its CEL rules.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub(super) struct Object<S> {
 pub(super) struct Objects {
     pub(super) mirrors: Vec<Object<RegistryMirrorSpec>>,
     pub(super) servers: Vec<Object<CacheServerSpec>>,
+    /// All that have a kind and a name, those too that were left out.
+    pub(super) named: Vec<ObjectName>,
 }
 
 impl Objects {
@@ -44,7 +47,7 @@ impl Objects {
             Err(error) => return mistakes.note_file(file, format!("must be YAML: {}", chain(&error))),
         };
         for (index, document) in documents.into_iter().enumerate() {
-            let place = Place { file: file.to_owned(), document: index + 1, object: None };
+            let place = Place { file: file.to_owned(), document: Some(index + 1), object: None };
             self.object(place, document, mistakes);
         }
     }
@@ -56,7 +59,9 @@ impl Objects {
             return mistakes.note(&place, "", "must be an object with apiVersion, kind, metadata and spec");
         }
         let name = document["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        place.object = Some(format!("{kind} {}", if name.is_empty() { "(unnamed)" } else { &name }));
+        let generation = document["metadata"]["generation"].as_i64();
+        let object = ObjectName { kind: kind.to_owned(), name: name.clone(), generation };
+        place.object = Some(object.clone());
         let expected = RegistryMirror::api_version(&());
         if version != expected {
             return mistakes.note(&place, "apiVersion", format!("must be {expected}, got {version:?}"));
@@ -64,15 +69,16 @@ impl Objects {
         if name.is_empty() {
             return mistakes.note(&place, "metadata.name", "must be set");
         }
+        self.named.push(object);
         match kind {
-            "RegistryMirror" => {
+            MIRROR => {
                 let checked =
                     check(place, name, document, &MIRROR_SCHEMA, mistakes, |name, spec: &RegistryMirrorSpec| {
                         RegistryMirror::new(name, spec.clone()).validate_cel().err().map(ValidationErrors::into_vec)
                     });
                 self.mirrors.extend(checked);
             }
-            "CacheServer" => {
+            SERVER => {
                 let checked = check(place, name, document, &SERVER_SCHEMA, mistakes, |name, spec: &CacheServerSpec| {
                     CacheServer::new(name, spec.clone()).validate_cel().err().map(ValidationErrors::into_vec)
                 });
@@ -108,21 +114,17 @@ fn check<S: DeserializeOwned>(
             good = false;
         }
     }
-    let spec = match document["spec"].take() {
+    let mut spec = match document["spec"].take() {
         Value::Null => json!({}),
         spec => spec,
     };
     let names_server = spec.get("server").is_some();
+    for (field, message) in take_cluster_fields(&mut spec, place.object.as_ref()) {
+        mistakes.note(&place, &field, message);
+        good = false;
+    }
     for breach in breaches(&spec, schema, "spec") {
-        let workload = place.object.as_ref().is_some_and(|object| object.starts_with("CacheServer "))
-            && breach.field.strip_prefix("spec.").is_some_and(|field| WORKLOAD_FIELDS.contains(&field));
-        let message = if workload {
-            let field = breach.field.trim_start_matches("spec.");
-            format!("field {field} only works in a cluster, where the operator runs the Deployment; remove it")
-        } else {
-            breach.message
-        };
-        mistakes.note(&place, &breach.field, message);
+        mistakes.note(&place, &breach.field, breach.message);
         good = false;
     }
     if !good {
@@ -134,4 +136,30 @@ fn check<S: DeserializeOwned>(
         mistakes.note(&place, rule.field_path.trim_start_matches('.'), &rule.message);
     }
     broken.is_empty().then_some(Object { place, name, spec, names_server })
+}
+
+/// Takes out what the schema knows and only the operator can do: each field, and what to do about it.
+fn take_cluster_fields(spec: &mut Value, object: Option<&ObjectName>) -> Vec<(String, String)> {
+    let Some(fields) = spec.as_object_mut() else { return Vec::new() };
+    let (wrong, operator): (&[&str], _) = match object.map(|object| object.kind.as_str()) {
+        Some(SERVER) => (&CacheServerSpec::WORKLOAD_FIELDS, "runs the Deployment"),
+        Some(MIRROR) => (&["nodes"], "writes the files of the nodes"),
+        _ => return Vec::new(),
+    };
+    let taken = wrong.iter().filter(|field| fields.remove(**field).is_some());
+    let mut found: Vec<_> = taken
+        .map(|field| {
+            let message = format!("field {field} only works in a cluster, where the operator {operator}; remove it");
+            (format!("spec.{field}"), message)
+        })
+        .collect();
+    if let Some(tls) = fields.get_mut("tls").and_then(Value::as_object_mut)
+        && tls.get("mode").is_some_and(|mode| mode == "Managed")
+    {
+        tls.remove("mode");
+        let message =
+            "Managed only works in a cluster, where the operator has an authority of its own; use Secret or Disabled";
+        found.push(("spec.tls.mode".to_owned(), message.to_owned()));
+    }
+    found
 }

@@ -1,5 +1,5 @@
 //! Where settings come from: files, and a sign that tells when one changed. The only I/O of `settings`.
-//! May import `objects`, `check` and `mistake`.
+//! May import `objects`, `check`, `last_good` and `mistake`.
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +10,8 @@ use std::{
 use super::{
     Settings,
     check::settings,
-    mistake::Mistakes,
+    last_good::complete,
+    mistake::{Mistakes, ObjectName},
     objects::Objects,
     secrets::{SecretBytes, Secrets},
 };
@@ -57,22 +58,44 @@ pub struct Fingerprint(Digest);
 impl Settings {
     /// Reads everything and checks everything. The mistakes are all there are, unless one hides others in the same object.
     pub fn load(sources: &Sources) -> Result<Loaded, Mistakes> {
-        let files = Files::read(sources);
-        let fingerprint = files.fingerprint();
-        let mut mistakes = Mistakes::default();
-        let mut objects = Objects::default();
-        for (file, content) in files.config {
-            match content {
-                Ok(bytes) => objects.read(&file, &bytes, &mut mistakes),
-                Err(error) => {
-                    mistakes.note_file(file, format!("failed to read it: {error}; check the path and its permissions"));
-                }
+        let (settings, _, fingerprint) = read(sources);
+        if settings.mistakes.as_slice().is_empty() {
+            Ok(Loaded { settings, fingerprint })
+        } else {
+            Err(settings.mistakes)
+        }
+    }
+
+    /// Reads everything and takes what is good. An object with a mistake is left out, and its version in `previous` stays, if it
+    /// has one; nothing is so wrong that there are no settings.
+    #[must_use]
+    pub fn load_good(sources: &Sources, previous: Option<&Self>) -> Loaded {
+        let (fresh, named, fingerprint) = read(sources);
+        let settings = match previous {
+            Some(previous) => complete(fresh, &named, previous),
+            None => fresh,
+        };
+        Loaded { settings, fingerprint }
+    }
+}
+
+/// What is good, the objects that were named, and the sign of the files.
+fn read(sources: &Sources) -> (Settings, Vec<ObjectName>, Fingerprint) {
+    let files = Files::read(sources);
+    let fingerprint = files.fingerprint();
+    let mut mistakes = Mistakes::default();
+    let mut objects = Objects::default();
+    for (file, content) in files.config {
+        match content {
+            Ok(bytes) => objects.read(&file, &bytes, &mut mistakes),
+            Err(error) => {
+                mistakes.note_file(file, format!("failed to read it: {error}; check the path and its permissions"));
             }
         }
-        let secrets = readable(files.secrets, &mut mistakes);
-        let settings = settings(&objects, &secrets, sources.main_port, &mut mistakes);
-        mistakes.unless_any(Loaded { settings, fingerprint })
     }
+    let secrets = readable(files.secrets, &mut mistakes);
+    let settings = settings(&objects, &secrets, sources.main_port, mistakes);
+    (settings, objects.named, fingerprint)
 }
 
 impl Sources {

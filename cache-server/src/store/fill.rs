@@ -20,6 +20,7 @@ use super::{
     blocking,
     download::{Again, Download, Source, SourceError},
     growing::{Failure, Growing, Phase, Rest},
+    trouble::is_full,
     usage::Reservation,
 };
 use crate::oci::{Digest, Hasher};
@@ -66,7 +67,10 @@ impl Store {
                     return Ok(None);
                 }
                 let file = match self.open_partial(digest) {
-                    Err(error) if is_full(&error) => return self.without_a_file(digest).map(Some),
+                    Err(error) if is_full(&error) => {
+                        self.trouble.note(&error);
+                        return self.without_a_file(digest).map(Some);
+                    }
                     other => other?,
                 };
                 let growing = Arc::new(Growing::new(digest.clone(), file, Phase::Opening));
@@ -220,6 +224,7 @@ impl Fill {
     }
 
     fn no_space(&self, written: &Written, total: Option<u64>) -> Failure {
+        self.store.trouble.note(&io::ErrorKind::StorageFull.into());
         tracing::error!(digest = %self.growing.digest(), "the volume is full: the blob is handed on without being stored; enlarge the volume or lower maxSize");
         self.store.observer.served_through();
         Failure::NoSpace(Rest { offset: written.offset, total, hasher: written.hasher.clone() })
@@ -338,10 +343,6 @@ fn failed_to(action: &'static str, source: io::Error) -> Failure {
     Failure::Io { action, source: Arc::new(source) }
 }
 
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
 impl Store {
     /// Makes a whole fill a stored blob: on the disk first, then under its name. A blob that is larger than the store
     /// may become is not kept.
@@ -378,6 +379,7 @@ impl Store {
                 false
             }
             Err(error) => {
+                self.trouble.note(&error);
                 tracing::error!(%digest, %error, "a blob could not be stored; it was handed on all the same");
                 false
             }

@@ -9,10 +9,11 @@
 //! repositories/<repository>/<image>/_referrers/<alg>/<hex>
 //! partial/<alg>-<hex>                            running fills, and those that can be resumed
 //! trash/                                         on its way out
+//! trial                                          there for a moment, to find out whether writing works
 //! ```
 //!
 //! Read in this order: [`layout`], [`record`], [`blobs`], [`growing`], [`download`], [`fill`], [`verification`],
-//! [`through`], [`tree`], [`usage`], [`eviction`], [`sweep`]. May import `oci`; does not know upstreams: what a fill downloads
+//! [`through`], [`tree`], [`usage`], [`trouble`], [`eviction`], [`sweep`]. May import `oci`; does not know upstreams: what a fill downloads
 //! from is a [`download::Source`].
 
 pub mod blobs;
@@ -26,6 +27,7 @@ pub mod record;
 mod sweep;
 pub mod through;
 pub mod tree;
+mod trouble;
 mod usage;
 mod verification;
 
@@ -37,6 +39,7 @@ use tokio_util::task::TaskTracker;
 use blobs::Blobs;
 use layout::Layout;
 use tree::{Tree, Trees};
+use trouble::Trouble;
 use usage::Usage;
 
 /// The last bytes of a blob, which are handed out only after the whole has proved to hash to its digest.
@@ -84,6 +87,7 @@ pub struct Store {
     blobs: Blobs,
     trees: Trees,
     usage: Usage,
+    trouble: Trouble,
     observer: Arc<dyn Observer>,
     sweep_wanted: Notify,
     sweeping: tokio::sync::Mutex<()>,
@@ -105,6 +109,7 @@ impl Store {
             blobs: Blobs::default(),
             trees: Trees::default(),
             usage: Usage::default(),
+            trouble: Trouble::default(),
             layout,
             observer,
             sweep_wanted: Notify::new(),

@@ -231,6 +231,7 @@ impl Tree {
         let retired = Arc::clone(&self.retired);
         let written = blocking(move || if retired.load(Ordering::SeqCst) { Ok(()) } else { write() }).await;
         if let Err(error) = written {
+            self.store.trouble.note(&error);
             tracing::error!(repository = %self.layout.root().display(), %error, "the store cannot record what the upstream said; free space on the volume, or mend it");
         }
     }

@@ -25,10 +25,11 @@ use super::{
     config::UpstreamConfig,
     error::{BuildError, Error, Misfit, Slow, Violation},
     exchange::{Deadline, Question, Reply, Wire},
-    health::{Availability, Health},
+    health::{Availability, Health, Ticket},
     hosts::{HostList, host_of},
     page::{self, Next},
     rate_limit::{RateLimit, retry_after},
+    standing::{StandingReport, Subject},
     token::{Token, Tokens},
 };
 use crate::oci::{Algorithm, Digest, ImageName, MediaType, Reference, Tag, media_type};
@@ -45,6 +46,9 @@ const PAGE: &str = "1000";
 const SHORTEST_PROBE_WAIT: Duration = Duration::from_millis(50);
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// A check is made at most so often; who asks more often is told what the last one found.
+const CHECK_PAUSE: Duration = Duration::from_secs(2);
 
 /// How long an answer's header may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +112,28 @@ struct Shared {
     health: Health,
     /// How the upstream wanted to be told who asks, last time.
     challenge: Mutex<Option<Challenge>>,
+    /// When the last check ended. Held by the one who checks.
+    checked: tokio::sync::Mutex<Option<Instant>>,
+}
+
+/// What a question is about, which decides who the upstream is told we are.
+#[derive(Clone, Copy)]
+enum About<'a> {
+    /// Whether it is alive: nobody is named.
+    Life,
+    /// Whether it knows us: named, without an image.
+    Us,
+    /// An image: named, with the right to pull it.
+    Image(&'a ImageName),
+}
+
+impl<'a> About<'a> {
+    const fn image(self) -> Option<&'a ImageName> {
+        match self {
+            Self::Life | Self::Us => None,
+            Self::Image(image) => Some(image),
+        }
+    }
 }
 
 impl std::fmt::Debug for Upstream {
@@ -121,13 +147,19 @@ impl Upstream {
     pub fn new(config: UpstreamConfig) -> Result<Self, BuildError> {
         let token_hosts = HostList::parse(&config.token_hosts).map_err(|text| BuildError::Host { text })?;
         let wire = Arc::new(Wire::new(&config, &token_hosts)?);
+        let subject = Subject {
+            host: host_of(&config.url).to_owned(),
+            proxy: config.proxy.as_ref().map(|proxy| host_of(proxy).to_owned()),
+            has_credentials: config.credentials.is_some(),
+        };
         let shared = Shared {
             tokens: Arc::new(Tokens::new(Arc::clone(&wire), config.credentials, token_hosts)),
             places: Arc::new(Semaphore::new(config.limits.concurrency.max(1) as usize)),
-            health: Health::new(host_of(&config.url), config.breaker),
+            health: Health::new(subject, config.breaker),
             limits: config.limits,
             wire,
             challenge: Mutex::new(None),
+            checked: tokio::sync::Mutex::new(None),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -141,7 +173,7 @@ impl Upstream {
     ) -> Result<ManifestHead, Error> {
         let question =
             self.question(Method::HEAD, image, &["manifests", &reference.to_string()], Some(media_type::ACCEPT));
-        match self.shared.ask(&question, Some(image), patience).await {
+        match self.shared.ask(&question, About::Image(image), patience).await {
             Ok((reply, _place)) => head_of(reply.response.headers()),
             Err(error) if head_is_odd(&error) => {
                 let manifest = self.get_manifest(image, reference, patience).await?;
@@ -164,7 +196,7 @@ impl Upstream {
     ) -> Result<FetchedManifest, Error> {
         let question =
             self.question(Method::GET, image, &["manifests", &reference.to_string()], Some(media_type::ACCEPT));
-        let (reply, place) = self.shared.ask(&question, Some(image), patience).await?;
+        let (reply, place) = self.shared.ask(&question, About::Image(image), patience).await?;
         let headers = reply.response.headers().clone();
         let bytes = self.document(reply, place, patience).await?;
         manifest_of(&headers, bytes, reference.digest())
@@ -178,11 +210,11 @@ impl Upstream {
         patience: Patience,
     ) -> Result<Option<u64>, Error> {
         let mut question = self.question(Method::HEAD, image, &["blobs", digest.as_str()], None);
-        let (reply, _place) = match self.shared.ask(&question, Some(image), patience).await {
+        let (reply, _place) = match self.shared.ask(&question, About::Image(image), patience).await {
             Err(error) if head_is_odd(&error) => {
                 // Some registries know no HEAD, and some storages sign only GET. The body is dropped unread.
                 question.method = Method::GET;
-                self.shared.ask(&question, Some(image), patience).await?
+                self.shared.ask(&question, About::Image(image), patience).await?
             }
             other => other?,
         };
@@ -204,7 +236,7 @@ impl Upstream {
     ) -> Result<BlobBody, Error> {
         let mut question = self.question(Method::GET, image, &["blobs", digest.as_str()], None);
         question.offset = offset;
-        let (reply, place) = self.shared.ask(&question, Some(image), patience).await?;
+        let (reply, place) = self.shared.ask(&question, About::Image(image), patience).await?;
         let (status, headers) = (reply.response.status(), reply.response.headers());
         if is_html(headers) {
             return Err(Error::WrongContent(Misfit::Html));
@@ -276,6 +308,19 @@ impl Upstream {
         self.shared.health.availability()
     }
 
+    /// How the upstream stands, by what was last heard of it.
+    #[must_use]
+    pub fn standing(&self) -> StandingReport {
+        self.shared.health.standing()
+    }
+
+    /// Asks the upstream whether it answers us (`GET /v2/`, with the credentials), even while the breaker is open, and
+    /// says how it stands then. Not asked: within 2 s after the last check, and during the pause that a 429 asked for.
+    pub async fn check(&self) -> StandingReport {
+        self.shared.check().await;
+        self.standing()
+    }
+
     /// The last rate limit that the upstream told.
     #[must_use]
     pub fn rate_limit(&self) -> Option<RateLimit> {
@@ -303,7 +348,7 @@ impl Upstream {
         image: &ImageName,
         patience: Patience,
     ) -> Result<(Bytes, Option<Url>), Error> {
-        let (reply, place) = self.shared.ask(question, Some(image), patience).await?;
+        let (reply, place) = self.shared.ask(question, About::Image(image), patience).await?;
         let next = match page::next(&question.url, reply.response.headers()) {
             Next::End => None,
             Next::Page(url) => Some(url),
@@ -345,11 +390,11 @@ impl Shared {
         }
     }
 
-    /// Asks, and keeps what the outcome says about the upstream's health. Without `image` nobody is named.
+    /// Asks, and keeps what the outcome says about the upstream's health.
     async fn ask(
         self: &Arc<Self>,
         question: &Question,
-        image: Option<&ImageName>,
+        about: About<'_>,
         patience: Patience,
     ) -> Result<(Reply, OwnedSemaphorePermit), Error> {
         self.health.check(Instant::now())?;
@@ -357,38 +402,39 @@ impl Shared {
         let place = Deadline::after(limit).hold(Slow::Turn, Arc::clone(&self.places).acquire_owned()).await?;
         let place = place.map_err(|_| Error::TimedOut { what: Slow::Turn })?;
         let ticket = self.health.admit(Instant::now())?;
-        let outcome = self.converse(question, image, Deadline::after(limit)).await;
-        ticket.settle(outcome.as_ref().map(|_| ()));
+        let reply = self.ask_admitted(ticket, question, about, limit).await?;
+        Ok((reply, place))
+    }
+
+    async fn ask_admitted(
+        self: &Arc<Self>,
+        ticket: Ticket<'_>,
+        question: &Question,
+        about: About<'_>,
+        limit: Duration,
+    ) -> Result<Reply, Error> {
+        let outcome = self.converse(question, about, Deadline::after(limit)).await;
+        ticket.settle(outcome.as_ref().map(|_| ()), matches!(about, About::Us));
         if self.health.claim_probing() {
             self.keep_probing();
         }
-        outcome.map(|reply| (reply, place))
+        outcome
     }
 
     /// Asks, saying who asks as the upstream wants it; answers that are no success become errors.
-    async fn converse(
-        &self,
-        question: &Question,
-        image: Option<&ImageName>,
-        deadline: Deadline,
-    ) -> Result<Reply, Error> {
+    async fn converse(&self, question: &Question, about: About<'_>, deadline: Deadline) -> Result<Reply, Error> {
         let mut challenge = self.remembered();
         let mut repeated = false;
         let mut rejected: Option<Token> = None;
         loop {
-            let (said, token, header) = match image {
-                Some(image) => match self.introduce(challenge.as_ref(), image, rejected.as_ref(), deadline).await {
-                    Ok(introduction) => introduction,
-                    Err(error) => {
-                        // The token server may have moved: the next request hears from the upstream where it is.
-                        if !matches!(error, Error::Denied | Error::RateLimited { .. }) {
-                            self.remember(None);
-                        }
-                        return Err(error);
-                    }
-                },
-                None => (Said::Nothing, None, None),
-            };
+            let known = challenge.as_ref().filter(|_| !matches!(about, About::Life));
+            let introduced = self.introduce(known, about.image(), rejected.as_ref(), deadline).await;
+            let (said, token, header) = introduced.inspect_err(|error| {
+                // The token server may have moved: the next request hears from the upstream where it is.
+                if !matches!(error, Error::Denied | Error::RateLimited { .. }) {
+                    self.remember(None);
+                }
+            })?;
             if repeated {
                 self.remember(challenge.clone());
             }
@@ -398,12 +444,14 @@ impl Shared {
             }
             let status = reply.response.status();
             let denied = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-            if !reply.at_home || !denied || image.is_none() {
+            if !reply.at_home || !denied || matches!(about, About::Life) {
                 return judge(reply);
             }
             let received = Challenge::of(reply.response.headers());
             let Step::Answer(next) = challenge::judge(status, said, received, challenge.clone(), repeated) else {
-                return Err(Error::Denied);
+                // Anonymous tokens without an image often open nothing, yet show that images can be asked for.
+                let is_answer = matches!(about, About::Us) && token.is_some() && self.tokens.is_anonymous();
+                return if is_answer { Ok(reply) } else { Err(Error::Denied) };
             };
             if next == Challenge::Basic && self.tokens.basic().is_none() {
                 return Err(Error::Denied);
@@ -417,7 +465,7 @@ impl Shared {
     async fn introduce(
         &self,
         challenge: Option<&Challenge>,
-        image: &ImageName,
+        image: Option<&ImageName>,
         rejected: Option<&Token>,
         deadline: Deadline,
     ) -> Result<(Said, Option<Token>, Option<HeaderValue>), Error> {
@@ -441,9 +489,26 @@ impl Shared {
         *self.challenge.lock().unwrap_or_else(PoisonError::into_inner) = challenge;
     }
 
+    fn base(&self) -> Question {
+        Question { method: Method::GET, url: self.url(""), accept: None, offset: 0 }
+    }
+
+    async fn check(self: &Arc<Self>) {
+        // Those who wait for a running check find that it was just made.
+        let mut checked = self.checked.lock().await;
+        if checked.is_some_and(|when| when.elapsed() < CHECK_PAUSE) {
+            return;
+        }
+        if let Ok(ticket) = self.health.admit_check(Instant::now())
+            && let Err(error) = self.ask_admitted(ticket, &self.base(), About::Us, self.limits.header.get()).await
+        {
+            tracing::debug!(upstream.host = host_of(self.wire.upstream()), %error, "upstream checked");
+        }
+        *checked = Some(Instant::now());
+    }
+
     async fn probe(self: &Arc<Self>) {
-        let question = Question { method: Method::GET, url: self.url(""), accept: None, offset: 0 };
-        if let Err(error) = self.ask(&question, None, Patience::Long).await {
+        if let Err(error) = self.ask(&self.base(), About::Life, Patience::Long).await {
             tracing::debug!(upstream.host = host_of(self.wire.upstream()), %error, "upstream probed");
         }
     }

@@ -1,9 +1,9 @@
 //! How an upstream is doing: the breaker and the pause that a 429 asks for, with what they are for logs and metrics.
-//! May import `breaker`, `error` and `rate_limit`.
+//! May import `breaker`, `error`, `rate_limit` and `standing`.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use crds::registry_mirror::BreakerSpec;
@@ -12,6 +12,7 @@ use super::{
     breaker::{Admission, Breaker},
     error::Error,
     rate_limit::RateLimit,
+    standing::{self, Standing, StandingReport, Subject},
 };
 
 /// Whether an upstream may be asked.
@@ -32,7 +33,7 @@ pub enum Availability {
 
 /// How one upstream is doing.
 pub(super) struct Health {
-    host: String,
+    subject: Subject,
     state: Mutex<State>,
 }
 
@@ -42,19 +43,22 @@ struct State {
     last_error: String,
     rate_limit: Option<RateLimit>,
     probing: bool,
+    standing: StandingReport,
 }
 
 impl Health {
-    /// A healthy upstream.
-    pub(super) fn new(host: &str, spec: BreakerSpec) -> Self {
+    /// An upstream of which nothing is known.
+    pub(super) fn new(subject: Subject, spec: BreakerSpec) -> Self {
+        let message = format!("{} was not asked yet", subject.host);
         let state = State {
             breaker: Breaker::new(spec),
             paused_until: None,
             last_error: String::new(),
             rate_limit: None,
             probing: false,
+            standing: StandingReport { standing: Standing::Unknown, message, since: SystemTime::now() },
         };
-        Self { host: host.to_owned(), state: Mutex::new(state) }
+        Self { subject, state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -79,6 +83,17 @@ impl Health {
             Admission::Trial => Ok(Ticket { health: self, trial: true }),
             Admission::Refuse { until } => Err(Error::CircuitOpen { until }),
         }
+    }
+
+    /// Lets a request go whatever the breaker says: an administrator wants to know. Only a pause is kept.
+    pub(super) fn admit_check(&self, now: Instant) -> Result<Ticket<'_>, Error> {
+        self.state().pause(now)?;
+        Ok(Ticket { health: self, trial: false })
+    }
+
+    /// How the upstream stands, for people.
+    pub(super) fn standing(&self) -> StandingReport {
+        self.state().standing.clone()
     }
 
     /// What is known about availability.
@@ -120,6 +135,13 @@ impl Health {
 }
 
 impl State {
+    fn stand(&mut self, standing: Standing, message: String) {
+        if self.standing.standing != standing {
+            self.standing.since = SystemTime::now();
+        }
+        (self.standing.standing, self.standing.message) = (standing, message);
+    }
+
     fn pause(&self, now: Instant) -> Result<(), Error> {
         match self.paused_until.map(|until| until.saturating_duration_since(now)) {
             Some(left) if left > Duration::ZERO => Err(Error::RateLimited { retry_after: Some(left) }),
@@ -135,23 +157,27 @@ pub(super) struct Ticket<'a> {
 }
 
 impl Ticket<'_> {
-    /// Reports how the request ended.
-    pub(super) fn settle(mut self, outcome: Result<(), &Error>) {
+    /// Reports how the request ended, and whether it was about us or about some content.
+    pub(super) fn settle(mut self, outcome: Result<(), &Error>, about_us: bool) {
         let now = Instant::now();
         let mut state = self.health.state();
+        let before = state.standing.standing;
+        if let Some((standing, message)) = standing::judge(&self.health.subject, before, outcome, about_us) {
+            state.stand(standing, message);
+        }
         match outcome {
             Err(error) if error.counts_for_breaker() => {
                 state.last_error = describe(error);
                 if let Some(opening) = state.breaker.fail(now, self.trial, rand::random()) {
                     let seconds = opening.until.saturating_duration_since(now).as_secs_f64();
-                    tracing::warn!(upstream.host = %self.health.host, error = %state.last_error, seconds, "upstream is left alone");
+                    tracing::warn!(upstream.host = %self.health.subject.host, error = %state.last_error, seconds, "upstream is left alone");
                 }
                 self.trial = false;
             }
             Err(error) if !error.proves_life() => {}
             Ok(()) | Err(_) => {
                 if state.breaker.opening().is_some() {
-                    tracing::info!(upstream.host = %self.health.host, "upstream is back");
+                    tracing::info!(upstream.host = %self.health.subject.host, "upstream is back");
                 }
                 state.breaker.succeed();
                 self.trial = false;
@@ -183,15 +209,37 @@ mod tests {
 
     use super::*;
 
+    fn health() -> Health {
+        let subject = Subject { host: "registry.example.com".into(), proxy: None, has_credentials: false };
+        Health::new(subject, BreakerSpec { failures: 1, min_open: Span::secs(1), max_open: Span::secs(1) })
+    }
+
+    #[test]
+    fn the_time_of_a_standing_moves_only_with_the_standing() {
+        let health = health();
+        let settle = |outcome: Result<(), &Error>| {
+            health.admit_check(Instant::now()).expect("admitted").settle(outcome, true);
+            health.standing()
+        };
+        assert_eq!(health.standing().standing, Standing::Unknown);
+        let status = |status| Error::Unavailable { status, retry_after: None };
+        let first = settle(Err(&status(502)));
+        let second = settle(Err(&status(503)));
+        assert_eq!((first.standing, second.standing), (Standing::Unreachable, Standing::Unreachable));
+        assert_eq!(first.since, second.since);
+        assert!(second.message.contains("503"), "{}", second.message);
+        let third = settle(Ok(()));
+        assert_eq!(third.standing, Standing::Reachable);
+        assert!(third.since > second.since);
+        assert_eq!(health.availability(), Availability::Available, "a check that finds it back closes the breaker");
+    }
+
     #[test]
     fn a_pause_is_over_when_it_is_over_and_opens_nothing() {
-        let health = Health::new(
-            "registry.example.com",
-            BreakerSpec { failures: 1, min_open: Span::secs(1), max_open: Span::secs(1) },
-        );
+        let health = health();
         let now = Instant::now();
         let limited = Error::RateLimited { retry_after: Some(Duration::from_secs(5)) };
-        health.admit(now).expect("admitted").settle(Err(&limited));
+        health.admit(now).expect("admitted").settle(Err(&limited), false);
         assert!(matches!(health.admit(now), Err(Error::RateLimited { .. })));
         assert!(health.admit(now + Duration::from_secs(6)).is_ok());
         assert_eq!(health.availability(), Availability::Available);
@@ -199,18 +247,15 @@ mod tests {
 
     #[test]
     fn a_dropped_trial_leaves_the_trial_to_the_next() {
-        let health = Health::new(
-            "registry.example.com",
-            BreakerSpec { failures: 1, min_open: Span::secs(1), max_open: Span::secs(1) },
-        );
+        let health = health();
         let now = Instant::now();
-        health.admit(now).expect("admitted").settle(Err(&Error::Unavailable { status: 502, retry_after: None }));
+        health.admit(now).expect("admitted").settle(Err(&Error::Unavailable { status: 502, retry_after: None }), false);
         assert!(matches!(health.check(now), Err(Error::CircuitOpen { .. })));
         let later = now + Duration::from_secs(3);
         drop(health.admit(later).expect("the trial"));
         let trial = health.admit(later).expect("the next trial");
         assert!(health.admit(later).is_err());
-        trial.settle(Err(&Error::NotFound));
+        trial.settle(Err(&Error::NotFound), false);
         assert_eq!(health.availability(), Availability::Available);
     }
 }

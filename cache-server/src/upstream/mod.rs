@@ -22,6 +22,7 @@ mod client;
 mod exchange;
 mod guard;
 mod health;
+mod standing;
 mod tls;
 mod token;
 
@@ -33,3 +34,4 @@ pub use error::{BuildError, Error, Fault, Misfit, Slow, Violation};
 pub use health::Availability;
 pub use rate_limit::RateLimit;
 pub use realm::Refusal as RealmRefusal;
+pub use standing::{Standing, StandingReport};

@@ -39,7 +39,8 @@ const RENEWAL_LIMIT: Duration = Duration::from_secs(30);
 struct Purpose {
     realm: String,
     service: Option<String>,
-    scope: String,
+    /// None: no image, only whether we may log in.
+    scope: Option<String>,
 }
 
 /// The value of an `Authorization` header.
@@ -106,19 +107,24 @@ impl Tokens {
         self.credentials.as_ref().and_then(basic)
     }
 
-    /// A token to pull `image`, and whether it was fetched just now. `rejected` is one that the upstream refused.
+    /// Whether nobody is named.
+    pub(super) const fn is_anonymous(&self) -> bool {
+        self.credentials.is_none()
+    }
+
+    /// A token to pull `image`, or for nothing but to be known, and whether it was fetched just now. `rejected` is one that the upstream refused.
     pub(super) async fn get(
         self: &Arc<Self>,
         realm: &str,
         service: Option<&str>,
-        image: &ImageName,
+        image: Option<&ImageName>,
         rejected: Option<&Token>,
         deadline: Deadline,
     ) -> Result<(Token, bool), Error> {
         let purpose = Purpose {
             realm: realm.to_owned(),
             service: service.map(ToOwned::to_owned),
-            scope: format!("repository:{image}:pull"),
+            scope: image.map(|image| format!("repository:{image}:pull")),
         };
         let slot = self.slot(&purpose);
         if let Some(rejected) = rejected {
@@ -185,7 +191,9 @@ impl Tokens {
             if let Some(service) = &purpose.service {
                 query.append_pair("service", service);
             }
-            query.append_pair("scope", &purpose.scope);
+            if let Some(scope) = &purpose.scope {
+                query.append_pair("scope", scope);
+            }
         }
         let response =
             self.wire.send(&Method::GET, &url, self.headers(), permission.reach, Slow::Token, deadline).await?;

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::Path, sync::Arc};
 use cache_server::{
     run::{Options, Reload, Running},
     server::Server,
-    settings::{Settings, Sources},
+    settings::Sources,
 };
 use tempfile::TempDir;
 use tokio::{
@@ -18,6 +18,7 @@ use super::{Client, Registry};
 /// What a server is started with. Lives on when the server ends, so that it can be started again.
 pub struct Setup {
     root: TempDir,
+    keep_going: bool,
 }
 
 impl Setup {
@@ -25,7 +26,7 @@ impl Setup {
     pub fn new(config: &str) -> Self {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("secrets")).unwrap();
-        let setup = Self { root };
+        let setup = Self { root, keep_going: false };
         setup.configure(config);
         setup
     }
@@ -38,6 +39,11 @@ impl Setup {
     /// The same with more fields of the spec.
     pub fn mirroring_with(registry: &Registry, fields: &str) -> Self {
         Self::new(&mirror("hub", "docker.io", &registry.url(), fields))
+    }
+
+    /// The same, serving what is good of a configuration with mistakes.
+    pub fn keep_going(self) -> Self {
+        Self { keep_going: true, ..self }
     }
 
     /// Writes another configuration, as an administrator would: the file is there whole or not at all.
@@ -64,11 +70,28 @@ impl Setup {
         }
     }
 
+    pub fn options(&self) -> Options {
+        Options {
+            sources: self.sources(),
+            data: self.data(),
+            listen: "127.0.0.1:0".parse().unwrap(),
+            metrics: Some("127.0.0.1:0".parse().unwrap()),
+            keep_going: self.keep_going,
+        }
+    }
+
     /// Starts a server.
     pub async fn start(&self) -> Cache {
-        let sources = self.sources();
-        let loaded = Settings::load(&sources).unwrap_or_else(|mistakes| unreachable!("{mistakes}"));
-        let options = Options { sources, data: self.data(), listen: "127.0.0.1:0".parse().unwrap(), metrics: None };
+        self.start_from(self.options()).await
+    }
+
+    /// Starts a server whose settings are somewhere else.
+    pub async fn start_with(&self, sources: Sources) -> Cache {
+        self.start_from(Options { sources, ..self.options() }).await
+    }
+
+    async fn start_from(&self, options: Options) -> Cache {
+        let loaded = options.load().unwrap_or_else(|mistakes| unreachable!("{mistakes}"));
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -81,7 +104,8 @@ impl Setup {
         let asked = Arc::clone(&reload);
         let ended = runtime.spawn(async move {
             let running = Running::start(options, loaded).await.unwrap();
-            started.send((running.address().unwrap(), Arc::clone(running.server()))).ok().unwrap();
+            let metrics = running.metrics_address().unwrap();
+            started.send((running.address(), metrics, Arc::clone(running.server()))).ok().unwrap();
             let stop = async move { drop(stopped.await) };
             let reload = move || -> Reload {
                 let asked = Arc::clone(&asked);
@@ -89,8 +113,18 @@ impl Setup {
             };
             running.until(stop, reload).await;
         });
-        let (address, server) = start.await.expect("the server should start");
-        Cache { address, server: Some(server), stop: Some(stop), ended: Some(ended), reload, runtime: Some(runtime) }
+        let (address, metrics, server) = start.await.expect("the server should start");
+        // A server whose main port is closed has none.
+        let address = address.unwrap_or_else(|| "127.0.0.1:1".parse().unwrap());
+        Cache {
+            address,
+            metrics,
+            server: Some(server),
+            stop: Some(stop),
+            ended: Some(ended),
+            reload,
+            runtime: Some(runtime),
+        }
     }
 }
 
@@ -120,6 +154,8 @@ spec:
 /// A server that runs.
 pub struct Cache {
     pub address: SocketAddr,
+    /// The port for metrics and status.
+    pub metrics: SocketAddr,
     server: Option<Arc<Server>>,
     stop: Option<oneshot::Sender<()>>,
     ended: Option<tokio::task::JoinHandle<()>>,
@@ -130,6 +166,16 @@ pub struct Cache {
 impl Cache {
     pub fn client(&self) -> Client {
         Client::to(self.address)
+    }
+
+    /// A client of the port for metrics and status.
+    pub fn operator(&self) -> Client {
+        Client::to(self.metrics)
+    }
+
+    /// What `/status` says.
+    pub async fn status(&self) -> serde_json::Value {
+        self.operator().get("/status").await.json()
     }
 
     pub fn server(&self) -> &Arc<Server> {

@@ -1,0 +1,261 @@
+//! What stays in force of an earlier configuration when objects of the next one have mistakes. Pure.
+//! May import `objects` and the settings themselves.
+
+use super::{
+    ConnectorSettings, MainPort, MirrorSettings, ObjectName, Settings,
+    objects::{MIRROR, SERVER},
+};
+
+/// `fresh` with the last good version of each object that has a mistake in it. `named` are the objects of the configuration,
+/// the wrong ones too; where something in it could not be read at all, any object may be there still.
+///
+/// A last good version takes nothing from an object that is good now: where the two claim the same, it goes.
+pub(super) fn complete(mut fresh: Settings, named: &[ObjectName], previous: &Settings) -> Settings {
+    let hidden = fresh.mistakes.hide_objects();
+    for object in &previous.objects {
+        let is_named = named.iter().any(|name| name.is_same(object));
+        let is_fresh = fresh.objects.iter().any(|loaded| loaded.is_same(object));
+        if is_fresh || !(is_named || hidden) {
+            continue;
+        }
+        let stays = match object.kind.as_str() {
+            SERVER => keep_server(&mut fresh, is_named, previous),
+            MIRROR => keep_mirror(&mut fresh, object, previous),
+            _ => false,
+        };
+        if stays {
+            fresh.objects.push(object.clone());
+        }
+    }
+    fresh.mirrors.sort_by(|one, other| one.name.cmp(&other.name));
+    fresh
+}
+
+/// A new certificate counts although something else of its object is wrong: else the old one would run out meanwhile.
+fn keep_server(fresh: &mut Settings, is_named: bool, previous: &Settings) -> bool {
+    if fresh.objects.iter().any(|object| object.kind == SERVER) {
+        return false;
+    }
+    let main_port = std::mem::replace(&mut fresh.server, previous.server.clone()).main_port;
+    if is_named && main_port != MainPort::Closed {
+        fresh.server.main_port = main_port;
+    }
+    true
+}
+
+fn keep_mirror(fresh: &mut Settings, object: &ObjectName, previous: &Settings) -> bool {
+    let last = previous.mirrors.iter().find(|mirror| mirror.name.as_str() == object.name);
+    let Some(last) = last.filter(|last| !fresh.mirrors.iter().any(|mirror| clash(last, mirror))) else { return false };
+    fresh.mirrors.push(last.clone());
+    true
+}
+
+fn clash(one: &MirrorSettings, other: &MirrorSettings) -> bool {
+    let same_way = |one: &ConnectorSettings, other: &ConnectorSettings| match (one, other) {
+        (ConnectorSettings::Port { port: one, .. }, ConnectorSettings::Port { port: other, .. }) => one == other,
+        (ConnectorSettings::Host { host: one }, ConnectorSettings::Host { host: other }) => one == other,
+        _ => false,
+    };
+    one.name == other.name
+        || one.registry == other.registry
+        || one.connectors.iter().any(|way| other.connectors.iter().any(|taken| same_way(way, taken)))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::{fs, path::Path};
+
+    use super::*;
+    use crate::settings::Sources;
+
+    /// A folder of configuration and one of Secrets, read with everything good kept.
+    struct Folder(tempfile::TempDir);
+
+    impl Folder {
+        fn new() -> Self {
+            let root = tempfile::tempdir().unwrap();
+            fs::create_dir(root.path().join("secrets")).unwrap();
+            Self(root)
+        }
+
+        fn path(&self) -> &Path {
+            self.0.path()
+        }
+
+        fn sources(&self) -> Sources {
+            let secrets = Some(self.path().join("secrets"));
+            Sources { config: Some(self.path().join("config.yaml")), secrets, main_port: Some(5000) }
+        }
+
+        fn secret(&self, file: &str, text: &str) {
+            fs::write(self.path().join("secrets").join(file), text).unwrap();
+        }
+
+        fn load(&self, objects: &[&str], previous: Option<&Settings>) -> Settings {
+            let text: Vec<_> = objects.iter().map(|object| format!("---\n{object}\n")).collect();
+            fs::write(self.path().join("config.yaml"), text.concat()).unwrap();
+            Settings::load_good(&self.sources(), previous).settings
+        }
+    }
+
+    fn object(kind: &str, name: &str, generation: i64, spec: &str) -> String {
+        format!(
+            "{{apiVersion: entrepot.dev/v1alpha1, kind: {kind}, metadata: {{name: {name}, generation: {generation}}}, spec: {{{spec}}}}}"
+        )
+    }
+
+    fn mirror(name: &str, generation: i64, more: &str) -> String {
+        object("RegistryMirror", name, generation, &format!("upstream: {{url: 'https://{name}.example.com'}}{more}"))
+    }
+
+    /// What is in force, with generations.
+    fn loaded(settings: &Settings) -> Vec<String> {
+        let mut objects: Vec<_> = settings
+            .objects
+            .iter()
+            .map(|object| format!("{} {}", object.name, object.generation.unwrap_or_default()))
+            .collect();
+        objects.sort();
+        assert_eq!(
+            settings.mirrors.len() + usize::from(settings.objects.iter().any(|object| object.kind == "CacheServer")),
+            objects.len()
+        );
+        objects
+    }
+
+    fn wrong(settings: &Settings) -> Vec<String> {
+        let mistakes = settings.mistakes.as_slice().iter();
+        mistakes
+            .map(|mistake| {
+                format!(
+                    "{:?} {}",
+                    mistake.place.object.as_ref().map(|object| (&object.name, object.generation)),
+                    mistake.field
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn an_object_with_a_mistake_leaves_the_others_alone() {
+        let folder = Folder::new();
+        let (good, bad) = (mirror("a", 1, ""), mirror("b", 7, ", oops: 1"));
+        let settings = folder.load(&[&bad, &good], None);
+        assert_eq!(loaded(&settings), ["a 1"]);
+        assert_eq!(wrong(&settings), ["Some((\"b\", Some(7))) spec.oops"]);
+    }
+
+    #[test]
+    fn the_last_good_version_stays_and_goes_with_its_object() {
+        let folder = Folder::new();
+        let (a, b) = (mirror("a", 1, ""), mirror("b", 1, ", online: false"));
+        let first = folder.load(&[&a, &b], None);
+        let second = folder.load(&[&mirror("a", 2, ""), &mirror("b", 2, ", online: maybe")], Some(&first));
+        assert_eq!(loaded(&second), ["a 2", "b 1"]);
+        assert!(!second.mirrors[1].online);
+        // It is kept over any number of mistakes, and mended by the next good version.
+        let third = folder.load(&[&a, &mirror("b", 3, ", oops: 1")], Some(&second));
+        assert_eq!(loaded(&third), ["a 1", "b 1"]);
+        assert_eq!(loaded(&folder.load(&[&a, &mirror("b", 4, "")], Some(&third))), ["a 1", "b 4"]);
+        assert_eq!(loaded(&folder.load(&[&a], Some(&third))), ["a 1"], "removed is removed");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_keeps_everything() {
+        let folder = Folder::new();
+        let first = folder.load(&[&mirror("a", 1, ""), &object("CacheServer", "s", 1, "maxSize: 1Gi")], None);
+        let second = folder.load(&["spec: ["], Some(&first));
+        assert_eq!((&second.mirrors, &second.server), (&first.mirrors, &first.server));
+        assert_eq!(loaded(&second), loaded(&first));
+        assert_eq!(second.mistakes.as_slice().len(), 1);
+        assert_eq!(folder.load(&["spec: ["], None).mirrors, []);
+    }
+
+    #[test]
+    fn a_secret_that_goes_missing_takes_no_mirror_away() {
+        let folder = Folder::new();
+        folder.secret("team_.dockerconfigjson", r#"{"auths": {"a.example.com": {"username": "me", "password": "x"}}}"#);
+        let a = object(
+            "RegistryMirror",
+            "a",
+            1,
+            "anonymousPull: true, upstream: {url: 'https://a.example.com', credentialsSecretRef: {name: team}}",
+        );
+        let first = folder.load(&[&a], None);
+        assert_eq!(first.mirrors[0].upstream.credentials.as_ref().unwrap().username, "me");
+        fs::remove_file(folder.path().join("secrets/team_.dockerconfigjson")).unwrap();
+        let second = folder.load(&[&a], Some(&first));
+        assert_eq!(second.mirrors, first.mirrors);
+        assert_eq!(wrong(&second), ["Some((\"a\", Some(1))) spec.upstream.credentialsSecretRef"]);
+        assert_eq!(loaded(&folder.load(&[&a], None)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn of_two_that_claim_the_same_the_later_is_left_out() {
+        let folder = Folder::new();
+        let same_port =
+            [mirror("a", 1, ", connectors: [{port: 5001}]"), mirror("b", 1, ", connectors: [{port: 5001}]")];
+        assert_eq!(loaded(&folder.load(&[&same_port[1], &same_port[0]], None)), ["b 1"]);
+        let same_registry = ["a", "b"].map(|name| {
+            object(
+                "RegistryMirror",
+                name,
+                1,
+                &format!("upstream: {{url: 'https://{name}.example.com', registry: r.example.com}}"),
+            )
+        });
+        assert_eq!(loaded(&folder.load(&[&same_registry[0], &same_registry[1]], None)), ["a 1"]);
+        let junk = object(
+            "RegistryMirror",
+            "c",
+            1,
+            "upstream: {url: 'https://c.example.com', caBundle: \"-----BEGIN CERTIFICATE-----\\n!!\"}",
+        );
+        assert_eq!(loaded(&folder.load(&[&junk, &same_registry[1]], None)), ["b 1"]);
+    }
+
+    #[test]
+    fn a_last_good_version_takes_nothing_from_a_good_one() {
+        let folder = Folder::new();
+        let first = folder.load(&[&mirror("a", 1, ", connectors: [{host: x}]")], None);
+        let second =
+            folder.load(&[&mirror("a", 2, ", oops: 1"), &mirror("b", 1, ", connectors: [{host: x}]")], Some(&first));
+        assert_eq!(loaded(&second), ["b 1"]);
+    }
+
+    #[test]
+    fn a_wrong_mirror_does_not_make_its_server_wrong() {
+        let folder = Folder::new();
+        let server = object("CacheServer", "s", 1, "defaultRepository: b");
+        let settings = folder.load(&[&server, &mirror("a", 1, ""), &mirror("b", 1, ", oops: 1")], None);
+        assert_eq!(loaded(&settings), ["a 1", "s 1"]);
+        assert_eq!(settings.server.default_repository.unwrap().as_str(), "b", "a is not to answer in its place");
+    }
+
+    #[test]
+    fn a_server_never_falls_back_to_plain_http() {
+        let folder = Folder::new();
+        let tls = object("CacheServer", "s", 1, "tls: {mode: Secret, secretRef: {name: managed-tls}}");
+        assert_eq!(folder.load(&[&tls], None).server.main_port, MainPort::Closed);
+        assert_eq!(folder.load(&[&object("CacheServer", "s", 1, "oops: 1")], None).server.main_port, MainPort::Closed);
+
+        let write = || {
+            let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+            folder.secret("managed-tls_tls.crt", &made.cert.pem());
+            folder.secret("managed-tls_tls.key", &made.signing_key.serialize_pem());
+        };
+        write();
+        let first = folder.load(&[&tls], None);
+        assert!(matches!(first.server.main_port, MainPort::Tls(_)));
+        folder.secret("managed-tls_tls.key", "junk");
+        let second = folder.load(&[&tls], Some(&first));
+        assert_eq!(second.server, first.server);
+        write();
+        let wrong_default = tls.replace("tls:", "defaultRepository: nobody, tls:");
+        let third = folder.load(&[&wrong_default], Some(&second));
+        assert_eq!(third.server.default_repository, None);
+        assert_ne!(third.server.main_port, second.server.main_port, "a renewed certificate is taken all the same");
+    }
+}
