@@ -121,7 +121,7 @@ fn out_of_reach(subject: &Subject, error: &Error) -> String {
     match error {
         Error::Unreachable { source, .. } => no_connection(&peer, field, subject.proxy.as_deref(), source.as_ref()),
         Error::TimedOut { what: Slow::Connection } => format!(
-            "{peer} takes no connection within spec.upstream.limits.connect; see to the way there (routes, firewalls, network policies), or correct {field}"
+            "{peer} takes no connection within spec.upstream.limits.connect; see to the way there (name servers, routes, firewalls, network policies), or correct {field}"
         ),
         Error::TimedOut { what } => {
             format!("{peer}: {what} took longer than spec.upstream.limits.header; it is asked again by itself")
