@@ -147,8 +147,8 @@ async fn a_check_says_what_is_wrong_and_what_to_do() {
         (Play::Good, "Reachable", "127.0.0.1 answers"),
         (Play::Status(503, vec![]), "Unreachable", "127.0.0.1 answered 503"),
         (Play::Status(404, vec![]), "Unreachable", "correct spec.upstream.url"),
-        (Play::Status(403, vec![]), "Denied", "name a Secret in spec.upstream.credentialsSecretRef"),
-        (Play::Status(401, vec![("www-authenticate", "Basic realm=\"r\"")]), "Denied", "name a Secret"),
+        (Play::Status(403, vec![]), "Reachable", "needs a Secret in spec.upstream.credentialsSecretRef"),
+        (Play::Status(401, vec![("www-authenticate", "Basic realm=\"r\"")]), "Reachable", "needs a Secret"),
         (Play::Status(429, vec![("retry-after", "60")]), "Reachable", "answers"),
     ] {
         registry.play_all(play.clone());

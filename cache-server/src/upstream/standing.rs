@@ -19,7 +19,7 @@ pub enum Standing {
     Reachable,
     /// It cannot be asked, or fails.
     Unreachable,
-    /// It refuses our credentials, or to answer without any.
+    /// It refuses our credentials.
     Denied,
 }
 
@@ -72,7 +72,9 @@ pub(super) fn judge(
         Err(error) => error,
     };
     match error {
-        Error::Denied if about_us => Some((Standing::Denied, denied(subject))),
+        Error::Denied if about_us && subject.has_credentials => Some((Standing::Denied, denied(subject))),
+        // Some token servers give nobody a token that is good for nothing, and serve public images all the same.
+        Error::Denied if about_us => Some((Standing::Reachable, public_only(subject))),
         // Some registries have no /v2/ page; those that serve content are registries nevertheless.
         Error::NotFound if about_us && before != Standing::Reachable => {
             let message =
@@ -100,16 +102,17 @@ pub(super) fn judge(
 }
 
 fn denied(subject: &Subject) -> String {
-    let host = &subject.host;
-    if subject.has_credentials {
-        format!(
-            "{host}, or its token server, refuses the credentials; correct the Secret that spec.upstream.credentialsSecretRef names"
-        )
-    } else {
-        format!(
-            "{host}, or its token server, answers nobody without credentials; name a Secret in spec.upstream.credentialsSecretRef"
-        )
-    }
+    format!(
+        "{}, or its token server, refuses the credentials; correct the Secret that spec.upstream.credentialsSecretRef names",
+        subject.host
+    )
+}
+
+fn public_only(subject: &Subject) -> String {
+    format!(
+        "{} answers; what it does not show to everyone needs a Secret in spec.upstream.credentialsSecretRef",
+        subject.host
+    )
 }
 
 fn out_of_reach(subject: &Subject, error: &Error) -> String {
@@ -230,9 +233,14 @@ mod tests {
 
     #[test]
     fn a_denial_says_where_the_credentials_come_from() {
-        let message = |has_credentials| denied(&Subject { has_credentials, ..subject() });
-        assert!(message(true).contains("correct the Secret"), "{}", message(true));
-        assert!(message(false).contains("name a Secret"), "{}", message(false));
+        let judged = |has_credentials| {
+            let subject = Subject { has_credentials, ..subject() };
+            judge(&subject, Standing::Unknown, Err(&Error::Denied), true)
+        };
+        let Some((Standing::Denied, message)) = judged(true) else { panic!("credentials were refused") };
+        assert!(message.contains("correct the Secret"), "{message}");
+        let Some((Standing::Reachable, message)) = judged(false) else { panic!("it answers") };
+        assert!(message.contains("needs a Secret"), "{message}");
     }
 
     #[test]
