@@ -1,12 +1,16 @@
-//! The operator's program: flags to calls. May import `crds`.
-//!
-//! So far it prints the kinds; the controllers and the node agent come with the next issues.
+//! The operator's program: flags to calls. May import `crds` and the library.
 
 use std::io::{self, Write};
 
 use clap::{Parser, Subcommand};
+use operator::{
+    release_nodes::release_nodes,
+    run::run,
+    settings::{ReleaseSettings, Settings},
+    telemetry,
+};
 
-/// Runs Entrepôt in a cluster. So far it prints the kinds; the controllers and the node agent are not written yet.
+/// Runs Entrepôt in a cluster.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -16,14 +20,29 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Runs cache servers and switches nodes over to them, as the objects of the cluster say.
+    Run(Settings),
+    /// Puts every node's files back, before the release is removed.
+    ReleaseNodes(ReleaseSettings),
     /// Prints every kind as YAML, for `kubectl apply --server-side -f -`.
     Crds,
 }
 
 fn main() -> anyhow::Result<()> {
-    match Arguments::parse().command {
-        Command::Crds => Ok(io::stdout().write_all(all_kinds().as_bytes())?),
+    let command = Arguments::parse().command;
+    if let Command::Crds = command {
+        return Ok(io::stdout().write_all(all_kinds().as_bytes())?);
     }
+    telemetry::init();
+    // Only the first call sets it, and this is the first.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Runtime::new()?;
+    match command {
+        Command::Run(settings) => runtime.block_on(run(settings))?,
+        Command::ReleaseNodes(settings) => runtime.block_on(release_nodes(&settings))?,
+        Command::Crds => {}
+    }
+    Ok(())
 }
 
 /// One YAML stream of every kind.

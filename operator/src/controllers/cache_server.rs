@@ -1,0 +1,306 @@
+//! A `CacheServer` and its mirrors → Deployment, Service, `ConfigMap`, Secrets, claim. May import every step.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use crds::{
+    CacheServer,
+    cache_server::{ServiceType, TlsMode},
+};
+use jiff::Timestamp;
+use k8s_openapi::{ByteString, api::core::v1::Service};
+use kube::ResourceExt;
+use serde_json::{Value, json};
+
+use super::{Context, is_released, set_finalizer};
+use crate::{
+    apply::{self, Writer},
+    authority::{self, Authority, Pair, text},
+    cluster::{Cluster, chain},
+    desired::{
+        claim, config_map, deployment, names,
+        node_entries::{Endpoint, all_trust},
+        secret, service, service_account,
+        tls::Seen,
+    },
+    gather::{Gathered, gather},
+    observe::{Heard, Interest},
+    sign::hash,
+    status,
+    validate::{Valid, Verdict, validate},
+};
+
+/// Why a server's objects are not as they should be.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    /// An object could not be written.
+    #[error(transparent)]
+    Apply(#[from] apply::Error),
+    /// A certificate could not be made.
+    #[error(transparent)]
+    Certificate(#[from] authority::Error),
+}
+
+/// Brings a server's objects in line and says how it is.
+pub async fn reconcile(
+    context: &Context,
+    server: &Arc<CacheServer>,
+    leaving: &BTreeSet<String>,
+) -> Result<(), apply::Error> {
+    if server.metadata.deletion_timestamp.is_some() {
+        return release(context, server).await;
+    }
+    if set_finalizer(context, &context.cluster.servers, server.as_ref(), true).await? {
+        return Ok(());
+    }
+    let outcome = converge(context, server, leaving).await;
+    write_status(context, server, leaving, outcome.as_ref().err()).await?;
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(Error::Apply(error)) => Err(error),
+        Err(Error::Certificate(error)) => {
+            tracing::warn!(server = server.name_any(), error = %chain(&error), "failed to make a certificate");
+            Ok(())
+        }
+    }
+}
+
+/// A server that is being deleted stays until no node pulls through it; the garbage collector does the rest.
+async fn release(context: &Context, server: &CacheServer) -> Result<(), apply::Error> {
+    let name = server.name_any();
+    let mirrors = context.cluster.mirrors.state_filter(|mirror| mirror.spec.server == name);
+    let waited = server.metadata.deletion_timestamp.as_ref();
+    let held = mirrors.iter().any(|mirror| {
+        let mut judged = mirror.as_ref().clone();
+        // A mirror that stays is withdrawn since its server is, so that is what is waited for.
+        judged.metadata.deletion_timestamp = waited.cloned();
+        !is_released(context, &judged)
+    });
+    if !held {
+        set_finalizer(context, &context.cluster.servers, server, false).await?;
+    }
+    Ok(())
+}
+
+async fn converge(context: &Context, server: &Arc<CacheServer>, leaving: &BTreeSet<String>) -> Result<(), Error> {
+    let (cluster, writer, settings) = (&context.cluster, &context.writer, &context.settings);
+    let namespace = &settings.namespace;
+    let first = gather(cluster, namespace, server);
+    let valid = validate(&first, namespace, leaving);
+    if matches!(valid.server, Verdict::Refused(_)) {
+        // Without its certificate the server would serve plain HTTP; what runs stays as it is.
+        return Ok(());
+    }
+    writer.apply(&cluster.service_accounts, &service_account::service_account(server, namespace)).await?;
+    writer.apply(&cluster.services, &service::service(server, namespace, &valid.ports)).await?;
+    if let Some(claim) = claim::claim(server, namespace, first.claim.as_deref()) {
+        writer.apply(&cluster.claims, &claim).await?;
+    }
+    // The Service has its address now, which the certificate is for.
+    let gathered = gather(cluster, namespace, server);
+    let heard = context.observations.of(&server.name_any());
+    let mut mounted = valid.secrets.clone();
+    mounted.extend(managed_tls(context, &gathered, &valid, &heard).await?);
+    writer.apply(&cluster.secrets, &secret::mounted(server, namespace, &mounted)).await?;
+    let documents = documents(server, &valid);
+    writer.apply(&cluster.config_maps, &config_map::config_map(server, namespace, &documents)).await?;
+    let image = &settings.cache_server_image;
+    let wanted = deployment::deployment(server, namespace, image, &settings.image_pull_secrets);
+    writer.apply(&cluster.deployments, &wanted).await?;
+    let sign = hash(&json!([documents, mounted]));
+    refresh_pods(cluster, writer, &gathered, &sign).await?;
+    context.observations.want(&server.name_any(), interest(context, &gathered, &valid, &heard, &mounted));
+    Ok(())
+}
+
+fn documents(server: &CacheServer, valid: &Valid) -> Vec<Value> {
+    let mut documents = vec![config_map::server_document(server, &valid.served())];
+    documents.extend(valid.documents.iter().cloned());
+    documents
+}
+
+/// The managed certificate, as keys of the mounted Secret; takes the next step of a rotation.
+async fn managed_tls(
+    context: &Context,
+    gathered: &Gathered,
+    valid: &Valid,
+    heard: &Heard,
+) -> Result<BTreeMap<String, ByteString>, Error> {
+    let (server, cluster, namespace) = (&gathered.server, &context.cluster, &context.settings.namespace);
+    let name = server.name_any();
+    let kept = gathered.secrets.get(&names::authority(&name));
+    if tls_mode(server) != TlsMode::Managed {
+        if let Some(kept) = kept {
+            context.writer.delete(&cluster.secrets, kept.as_ref()).await?;
+        }
+        return Ok(BTreeMap::new());
+    }
+    let heeded = kept.and_then(|kept| kept.annotations().get(names::ROTATE).cloned());
+    let mut own = Authority::read(&gathered.data(&names::authority(&name)), heeded);
+    let mounted = gathered.mounted();
+    let key = |suffix: &str| names::flat_key(names::MANAGED_TLS, suffix);
+    let held = text(&mounted, &key("tls.crt"))
+        .zip(text(&mounted, &key("tls.key")))
+        .map(|(certificate, key)| Pair { certificate, key });
+    let shown = heard.report.as_ref().and_then(|report| report.certificate.as_deref());
+    let now = Timestamp::now();
+    let seen = Seen {
+        now,
+        wish: server.annotations().get(names::ROTATE).map(String::as_str),
+        nodes_trust_all: endpoint(gathered).is_some_and(|endpoint| nodes_trust(gathered, &endpoint)),
+        leaf_is_loaded: own.shows(held.as_ref(), shown),
+    };
+    own.step(&name, &seen)?;
+    // The keys are written before anything that they sign.
+    let wanted = secret::authority(server, namespace, &own.data(), own.heeded());
+    context.writer.apply(&cluster.secrets, &wanted).await?;
+    let leaf = own.leaf(held, &certificate_names(gathered, valid, namespace), now)?;
+    let put = |suffix: &str, text: String| (key(suffix), ByteString(text.into_bytes()));
+    Ok(leaf.map(|leaf| [put("tls.crt", leaf.certificate), put("tls.key", leaf.key)].into()).unwrap_or_default())
+}
+
+fn nodes_trust(gathered: &Gathered, endpoint: &Endpoint) -> bool {
+    let node_mirrors: Vec<_> = gathered.node_mirrors.iter().map(AsRef::as_ref).collect();
+    let nodes: Vec<_> = gathered.nodes.iter().map(AsRef::as_ref).collect();
+    all_trust(endpoint, &node_mirrors, &nodes)
+}
+
+/// Where certificates of a server come from.
+fn tls_mode(server: &CacheServer) -> TlsMode {
+    server.spec.tls.mode.unwrap_or(TlsMode::Managed)
+}
+
+/// Where nodes reach a server; `None` while that is not known.
+#[must_use]
+pub fn endpoint(gathered: &Gathered) -> Option<Endpoint> {
+    let server = &gathered.server;
+    let address = cluster_ips(gathered.service.as_deref()?).into_iter().next()?;
+    let host = if address.contains(':') { format!("[{address}]") } else { address };
+    let (scheme, ca_bundle) = match tls_mode(server) {
+        TlsMode::Disabled => ("http", None),
+        TlsMode::Managed => {
+            let data = gathered.data(&names::authority(&server.name_any()));
+            ("https", Some(Authority::read(&data, None).bundle()?))
+        }
+        TlsMode::Secret => {
+            let secret = server.spec.tls.secret_ref.as_ref()?;
+            ("https", text(&gathered.data(&secret.name), "ca.crt"))
+        }
+    };
+    Some(Endpoint { origin: format!("{scheme}://{host}:{}", service::PORT), ca_bundle })
+}
+
+fn cluster_ips(service: &Service) -> Vec<String> {
+    let spec = service.spec.clone().unwrap_or_default();
+    let all = spec.cluster_ips.unwrap_or_default().into_iter().chain(spec.cluster_ip);
+    let mut found: Vec<String> = Vec::new();
+    for address in all.filter(|address| address.parse::<std::net::IpAddr>().is_ok()) {
+        if !found.contains(&address) {
+            found.push(address);
+        }
+    }
+    found
+}
+
+/// Every name and address by which clients call the main port.
+fn certificate_names(gathered: &Gathered, valid: &Valid, namespace: &str) -> BTreeSet<String> {
+    let name = names::objects(&gathered.server.name_any());
+    let mut found: BTreeSet<String> = [
+        name.clone(),
+        format!("{name}.{namespace}"),
+        format!("{name}.{namespace}.svc"),
+        format!("{name}.{namespace}.svc.cluster.local"),
+        "localhost".to_owned(),
+        "127.0.0.1".to_owned(),
+    ]
+    .into();
+    if let Some(service) = &gathered.service {
+        found.extend(cluster_ips(service));
+        let balancer = service.status.iter().filter_map(|status| status.load_balancer.as_ref()?.ingress.as_ref());
+        found.extend(balancer.flatten().flat_map(|ingress| ingress.ip.iter().chain(&ingress.hostname)).cloned());
+    }
+    let wanted = gathered.server.spec.service.clone().unwrap_or_default();
+    if wanted.type_ != ServiceType::ClusterIP {
+        let addresses = gathered.nodes.iter().filter_map(|node| node.status.as_ref()?.addresses.as_ref()).flatten();
+        found.extend(addresses.filter(|address| address.type_ == "InternalIP").map(|address| address.address.clone()));
+    }
+    let connectors = valid.documents.iter().filter_map(|document| document["spec"]["connectors"].as_array()).flatten();
+    found.extend(connectors.filter_map(|connector| connector["host"].as_str().map(str::to_owned)));
+    found
+}
+
+/// A changed annotation makes the kubelet refresh what a pod has mounted at once, not within a minute.
+async fn refresh_pods(cluster: &Cluster, writer: &Writer, gathered: &Gathered, sign: &str) -> Result<(), apply::Error> {
+    for pod in &gathered.pods {
+        if pod.annotations().get(names::CONFIG_SIGN).map(String::as_str) != Some(sign) {
+            let annotations = json!({"annotations": {names::CONFIG_SIGN: sign}});
+            writer.patch_metadata(&cluster.pods, pod.as_ref(), annotations).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What is to be heard of the server from now on.
+fn interest(
+    context: &Context,
+    gathered: &Gathered,
+    valid: &Valid,
+    heard: &Heard,
+    mounted: &BTreeMap<String, ByteString>,
+) -> Interest {
+    let open = |kind: &str, name: &str, generation: Option<i64>| {
+        !heard.has_loaded(kind, name, generation) && heard.mistake(kind, name, generation).is_none()
+    };
+    let server = &gathered.server;
+    let loading = open("CacheServer", &server.name_any(), server.metadata.generation)
+        || valid.documents.iter().any(|document| {
+            let name = document["metadata"]["name"].as_str().unwrap_or_default();
+            open("RegistryMirror", name, document["metadata"]["generation"].as_i64())
+        });
+    let leaf = text(mounted, &names::flat_key(names::MANAGED_TLS, "tls.crt")).and_then(|pem| authority::facts(&pem));
+    let shown = heard.report.as_ref().and_then(|report| report.certificate.clone());
+    let certifying = leaf.is_some_and(|leaf| shown != Some(leaf.fingerprint));
+    // A mirror that left must be seen to be gone before its name is free.
+    let dropping = heard.report.iter().flat_map(|report| &report.objects).any(|object| {
+        object.kind == "RegistryMirror" && !valid.served().contains(&object.name)
+    });
+    let proving = !context.cluster.canaries.is_empty();
+    let checks = valid.documents.iter().filter(|document| document["spec"]["online"] != json!(false)).map(|document| {
+        let name = document["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        (name, hash(&json!([document["spec"]["upstream"], valid.secrets])))
+    });
+    Interest { awaited: loading || certifying || dropping || proving, checks: checks.collect() }
+}
+
+async fn write_status(
+    context: &Context,
+    server: &Arc<CacheServer>,
+    leaving: &BTreeSet<String>,
+    error: Option<&Error>,
+) -> Result<(), apply::Error> {
+    let cluster = &context.cluster;
+    // What was written just now is in the stores.
+    let gathered = gather(cluster, &context.settings.namespace, server);
+    let valid = validate(&gathered, &context.settings.namespace, leaving);
+    let heard = context.observations.of(&server.name_any());
+    let held = server.status.clone().unwrap_or_default();
+    if !heard.asked && error.is_none() && held.observed_generation == server.metadata.generation {
+        return Ok(());
+    }
+    let failure = error.map(|error| {
+        let reason = match error {
+            Error::Apply(error) if error.is_refusal() => "Refused",
+            Error::Apply(_) => "ApplyFailed",
+            Error::Certificate(_) => "CertificateFailed",
+        };
+        (reason, chain(error))
+    });
+    let status = status::server(&gathered, &valid, &heard, endpoint(&gathered).as_ref(), failure, Timestamp::now());
+    let transitions = status::transitions(&held.conditions, &status.conditions).into_iter().cloned().collect();
+    if context.writer.apply_status(&cluster.servers, server.as_ref(), &json!(status), &json!(held)).await? {
+        context.tell(server.as_ref(), transitions).await;
+    }
+    Ok(())
+}

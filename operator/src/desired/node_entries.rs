@@ -1,0 +1,358 @@
+//! What nodes' files shall say: a function of mirrors, where they are served, and nodes. Pure. May import `names` and `sign`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crds::{
+    NodeMirror, RegistryMirror,
+    node_mirror::{Canary, EntryState, NodeEntry},
+    nodes::NodesSpec,
+};
+use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::apis::meta::v1::LabelSelector};
+use kube::{
+    ResourceExt,
+    core::{Selector, SelectorExt},
+};
+use serde_json::json;
+
+use super::names;
+use crate::sign::hash;
+
+/// Where a server is, as nodes reach it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// `https://10.96.0.7:5000`.
+    pub origin: String,
+    /// The authorities that sign its certificate.
+    pub ca_bundle: Option<String>,
+}
+
+impl Endpoint {
+    /// The URL of a repository, as node files name it.
+    #[must_use]
+    pub fn repository(&self, name: &str) -> String {
+        format!("{}/repository/{name}", self.origin)
+    }
+}
+
+/// A mirror that nodes may pull through.
+#[derive(Clone, Debug)]
+pub struct Offer<'a> {
+    /// The mirror.
+    pub mirror: &'a RegistryMirror,
+    /// What it wants of nodes.
+    pub nodes: &'a NodesSpec,
+    /// The registry that it stands for.
+    pub registry: String,
+    /// Where it is served. `None`: not known now, so that nodes keep what they have of it.
+    pub endpoint: Option<&'a Endpoint>,
+}
+
+impl Offer<'_> {
+    /// The registries that nodes pull through it.
+    #[must_use]
+    pub fn registries(&self) -> Vec<String> {
+        let wanted = &self.nodes.registries;
+        let mut registries = if wanted.is_empty() { vec![self.registry.clone()] } else { wanted.clone() };
+        registries.sort();
+        registries.dedup();
+        registries
+    }
+
+    /// Whether it means a node.
+    #[must_use]
+    pub fn means(&self, node: &Node) -> bool {
+        is_linux(node) && selects(self.nodes.selector.as_ref(), node)
+    }
+
+    fn entry(&self, registry: &str, endpoint: &Endpoint) -> NodeEntry {
+        let name = self.mirror.name_any();
+        NodeEntry {
+            registry: registry.to_owned(),
+            url: endpoint.repository(&name),
+            repository: name,
+            ca_bundle: endpoint.ca_bundle.clone(),
+            server: (registry == self.registry).then(|| own_url(registry, &self.mirror.spec.upstream.url)).flatten(),
+            fallback: self.nodes.fallback,
+            foreign: self.nodes.foreign,
+            probe: self.nodes.probe.clone(),
+        }
+    }
+}
+
+/// What a runtime asks last: the upstream, where it is not what the runtime takes for the registry anyway.
+fn own_url(registry: &str, url: &str) -> Option<String> {
+    let url = url.trim_end_matches('/');
+    let usual = match registry {
+        "docker.io" => "https://registry-1.docker.io".to_owned(),
+        _ => format!("https://{registry}"),
+    };
+    (url != usual).then(|| url.to_owned())
+}
+
+/// What one node shall write, and which mirror each registry was given to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// The entries, by registry.
+    pub entries: Vec<NodeEntry>,
+    /// Registries that a mirror wanted here and another one has: the mirror, the registry, the holder.
+    pub conflicts: Vec<(String, String, String)>,
+}
+
+/// What a node shall write. Of two mirrors that claim a registry the older one has it; `offers` must be sorted by [`age`].
+#[must_use]
+pub fn plan(node: &Node, offers: &[Offer<'_>], live: Option<&NodeMirror>) -> Plan {
+    let mut entries: BTreeMap<String, Option<NodeEntry>> = BTreeMap::new();
+    let mut holders: BTreeMap<String, String> = BTreeMap::new();
+    let mut plan = Plan::default();
+    for offer in offers.iter().filter(|offer| offer.means(node)) {
+        let name = offer.mirror.name_any();
+        for registry in offer.registries() {
+            if let Some(holder) = holders.get(&registry) {
+                plan.conflicts.push((name.clone(), registry, holder.clone()));
+                continue;
+            }
+            let entry = match offer.endpoint {
+                Some(endpoint) => Some(offer.entry(&registry, endpoint)),
+                None => live.and_then(|live| held(live, &registry, &name)).cloned(),
+            };
+            holders.insert(registry.clone(), name.clone());
+            entries.insert(registry, entry);
+        }
+    }
+    plan.entries = entries.into_values().flatten().collect();
+    plan
+}
+
+fn held<'a>(live: &'a NodeMirror, registry: &str, repository: &str) -> Option<&'a NodeEntry> {
+    live.spec.entries.iter().find(|entry| entry.registry == registry && entry.repository == repository)
+}
+
+/// By which of two mirrors is older: creation, then name.
+#[must_use]
+pub fn age(mirror: &RegistryMirror) -> (Option<jiff::Timestamp>, String) {
+    (mirror.creation_timestamp().map(|time| time.0), mirror.name_any())
+}
+
+/// The pull by which a node with these entries is verified.
+#[must_use]
+pub fn canary(node: &Node, entries: &[NodeEntry], live: Option<&NodeMirror>) -> Option<Canary> {
+    let first = entries.first()?;
+    let origin = first.url.split("/repository/").next()?;
+    let url = format!("{origin}/repository/probe");
+    let fingerprint = live
+        .and_then(|live| live.status.as_ref()?.runtime.as_ref()?.fingerprint.clone())
+        .unwrap_or_default();
+    let nonce = hash(&json!([node.uid(), url, first.ca_bundle, fingerprint]));
+    Some(Canary {
+        registry: names::CANARY_REGISTRY.to_owned(),
+        url,
+        ca_bundle: first.ca_bundle.clone(),
+        nonce,
+    })
+}
+
+/// Whether a node runs Linux, as far as it says.
+#[must_use]
+pub fn is_linux(node: &Node) -> bool {
+    let system = node.status.as_ref().and_then(|status| Some(status.node_info.as_ref()?.operating_system.as_str()));
+    let label = node.labels().get("kubernetes.io/os").map(String::as_str);
+    label.or(system).is_none_or(|system| system == "linux" || system.is_empty())
+}
+
+/// Whether a node's kubelet says that it is there.
+#[must_use]
+pub fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+fn selects(selector: Option<&LabelSelector>, node: &Node) -> bool {
+    let Some(selector) = selector else { return true };
+    // A selector that cannot be read selects nothing; the apiserver's schema lets none through.
+    Selector::try_from(selector.clone()).is_ok_and(|selector| selector.matches(node.labels()))
+}
+
+/// Whether a node's files carry what its object says for a registry.
+#[must_use]
+pub fn in_force(node: &NodeMirror, entry: &NodeEntry) -> bool {
+    let states = node.status.iter().flat_map(|status| &status.entries);
+    let hash = entry.hash();
+    states
+        .into_iter()
+        .any(|state| state.registry == entry.registry && state.state == EntryState::Configured && state.hash.as_ref() == Some(&hash))
+}
+
+/// Whether every agent of a ready node has put this bundle of authorities in force wherever a server's entries are.
+#[must_use]
+pub fn all_trust(endpoint: &Endpoint, node_mirrors: &[&NodeMirror], nodes: &[&Node]) -> bool {
+    let ready = |live: &&&NodeMirror| nodes.iter().any(|node| node.name_any() == live.name_any() && is_ready(node));
+    let prefix = format!("{}/", endpoint.origin);
+    node_mirrors.iter().filter(ready).filter(|live| has_agent(live)).all(|live| {
+        let mut entries = live.spec.entries.iter().filter(|entry| entry.url.starts_with(&prefix)).peekable();
+        entries.peek().is_none()
+            || is_observed(live) && entries.all(|entry| entry.ca_bundle == endpoint.ca_bundle && !shows_another(live, entry))
+    })
+}
+
+/// Whether a node's files carry another version of an entry.
+fn shows_another(live: &NodeMirror, entry: &NodeEntry) -> bool {
+    let states = live.status.iter().flat_map(|status| &status.entries);
+    let hash = entry.hash();
+    states.into_iter().any(|state| {
+        state.registry == entry.registry && state.state == EntryState::Configured && state.hash.as_ref() != Some(&hash)
+    })
+}
+
+/// Whether a node was seen to pull what its object says.
+#[must_use]
+pub fn is_verified(node: &NodeMirror) -> bool {
+    let seen = node.status.as_ref().and_then(|status| Some(&status.verified.as_ref()?.nonce));
+    node.spec.canary.as_ref().is_some_and(|canary| seen == Some(&canary.nonce))
+}
+
+/// Whether a node's agent has read the object as it is now.
+#[must_use]
+pub fn is_observed(node: &NodeMirror) -> bool {
+    let observed = node.status.as_ref().and_then(|status| status.observed_generation);
+    observed.is_some() && observed >= node.metadata.generation
+}
+
+/// The nodes on which a mirror's entries are, or may still be, in force: nodes that are not ready apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remains {
+    /// Nodes whose agents have still to act.
+    pub reachable: BTreeSet<String>,
+    /// Nodes that are not ready.
+    pub unreachable: BTreeSet<String>,
+}
+
+/// Where a repository still shows in nodes' files. A node that is gone took its files along.
+#[must_use]
+pub fn remains(repository: &str, registries: &[String], node_mirrors: &[&NodeMirror], nodes: &[&Node]) -> Remains {
+    let mut remains = Remains::default();
+    for live in node_mirrors {
+        let name = live.name_any();
+        let Some(node) = nodes.iter().find(|node| node.name_any() == name) else { continue };
+        let wanted = live.spec.entries.iter().any(|entry| entry.repository == repository);
+        let given_on = |registry: &String| live.spec.entries.iter().any(|entry| entry.registry == *registry);
+        let states = live.status.iter().flat_map(|status| &status.entries);
+        let shown = states.into_iter().any(|state| {
+            registries.contains(&state.registry) && !given_on(&state.registry) && state.state != EntryState::Conflict
+        });
+        if wanted || shown || (!is_observed(live) && has_agent(live)) {
+            let set = if is_ready(node) { &mut remains.reachable } else { &mut remains.unreachable };
+            set.insert(name);
+        }
+    }
+    remains
+}
+
+/// Whether an agent ever reported for the node.
+#[must_use]
+pub fn has_agent(node: &NodeMirror) -> bool {
+    node.status.as_ref().is_some_and(|status| status.observed_generation.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    fn read<T: serde::de::DeserializeOwned>(value: Value) -> T {
+        serde_json::from_value(value).expect("should be an object of its kind")
+    }
+
+    fn node(name: &str, labels: &Value) -> Node {
+        read(json!({"metadata": {"name": name, "uid": name, "labels": labels},
+            "status": {"conditions": [{"type": "Ready", "status": "True"}]}}))
+    }
+
+    fn mirror(name: &str, url: &str, nodes: &Value) -> RegistryMirror {
+        read(json!({"apiVersion": "entrepot.dev/v1alpha1", "kind": "RegistryMirror",
+            "metadata": {"name": name}, "spec": {"upstream": {"url": url}, "nodes": nodes}}))
+    }
+
+    fn endpoint() -> Endpoint {
+        Endpoint { origin: "https://10.96.0.7:5000".to_owned(), ca_bundle: Some("PEM".to_owned()) }
+    }
+
+    fn offer<'a>(mirror: &'a RegistryMirror, registry: &str, endpoint: Option<&'a Endpoint>) -> Offer<'a> {
+        let nodes = mirror.spec.nodes.as_ref().expect("should have nodes");
+        Offer { mirror, nodes, registry: registry.to_owned(), endpoint }
+    }
+
+    #[test]
+    fn an_entry_names_the_cache_and_where_the_runtime_goes_otherwise() {
+        let mirror = mirror("hub", "https://registry-1.docker.io", &json!({}));
+        let endpoint = endpoint();
+        let plan = plan(&node("a", &json!({})), &[offer(&mirror, "docker.io", Some(&endpoint))], None);
+        let entry = &plan.entries[0];
+        assert_eq!(entry.url, "https://10.96.0.7:5000/repository/hub");
+        assert_eq!((entry.registry.as_str(), entry.server.as_deref()), ("docker.io", None));
+        assert_eq!(own_url("docker.io", "http://registry.lan:5000/").as_deref(), Some("http://registry.lan:5000"));
+        let canary = canary(&node("a", &json!({})), &plan.entries, None).expect("should be one");
+        assert_eq!(canary.url, "https://10.96.0.7:5000/repository/probe");
+    }
+
+    #[test]
+    fn only_linux_nodes_that_the_selector_means_get_entries() {
+        let selector = json!({"selector": {"matchLabels": {"pool": "x"}}});
+        let mirror = mirror("hub", "https://a.example.com", &selector);
+        let endpoint = endpoint();
+        for (labels, entries) in [
+            (json!({"pool": "x"}), 1),
+            (json!({"pool": "y"}), 0),
+            (json!({}), 0),
+            (json!({"pool": "x", "kubernetes.io/os": "windows"}), 0),
+        ] {
+            let plan = plan(&node("a", &labels), &[offer(&mirror, "a.example.com", Some(&endpoint))], None);
+            assert_eq!(plan.entries.len(), entries, "{labels}");
+        }
+    }
+
+    #[test]
+    fn the_first_of_two_mirrors_has_a_registry_and_the_other_is_told() {
+        let (one, two) = (mirror("one", "https://a.example.com", &json!({})), mirror("two", "https://b.example.com", &json!({"registries": ["a.example.com", "b.example.com"]})));
+        let endpoint = endpoint();
+        let offers = [offer(&one, "a.example.com", Some(&endpoint)), offer(&two, "b.example.com", Some(&endpoint))];
+        let plan = plan(&node("a", &json!({})), &offers, None);
+        let given: Vec<_> = plan.entries.iter().map(|entry| (entry.registry.as_str(), entry.repository.as_str())).collect();
+        assert_eq!(given, [("a.example.com", "one"), ("b.example.com", "two")]);
+        assert_eq!(plan.conflicts, [("two".to_owned(), "a.example.com".to_owned(), "one".to_owned())]);
+    }
+
+    #[test]
+    fn what_is_not_known_now_stays_as_it_is() {
+        let mirror = mirror("hub", "https://a.example.com", &json!({}));
+        let endpoint = endpoint();
+        let before = plan(&node("a", &json!({})), &[offer(&mirror, "a.example.com", Some(&endpoint))], None).entries;
+        let live = NodeMirror::new("a", crds::NodeMirrorSpec { entries: before.clone(), canary: None });
+        let unknown = [offer(&mirror, "a.example.com", None)];
+        assert_eq!(plan(&node("a", &json!({})), &unknown, Some(&live)).entries, before);
+        assert!(plan(&node("a", &json!({})), &unknown, None).entries.is_empty());
+    }
+
+    #[test]
+    fn a_mirror_remains_until_each_agent_has_said_that_it_is_gone() {
+        let node = node("a", &json!({}));
+        let with = |entries: Value, generation: i64, observed: Value, states: Value| -> NodeMirror {
+            read(json!({"apiVersion": "entrepot.dev/v1alpha1", "kind": "NodeMirror",
+                "metadata": {"name": "a", "generation": generation}, "spec": {"entries": entries},
+                "status": {"observedGeneration": observed, "entries": states}}))
+        };
+        let entry = json!([{"registry": "r.io", "url": "https://x/repository/hub", "repository": "hub"}]);
+        let shown = json!([{"registry": "r.io", "state": "Configured"}]);
+        for (live, remains_there) in [
+            (with(entry, 1, json!(1), shown.clone()), true),
+            (with(json!([]), 2, json!(1), shown.clone()), true),
+            (with(json!([]), 2, json!(2), shown), true),
+            (with(json!([]), 2, json!(2), json!([])), false),
+            (with(json!([]), 2, Value::Null, json!([])), false),
+        ] {
+            let left = remains("hub", &["r.io".to_owned()], &[&live], &[&node]);
+            assert_eq!(left.reachable.contains("a"), remains_there, "{live:?}");
+            assert!(remains("hub", &["r.io".to_owned()], &[&live], &[]).reachable.is_empty(), "the node is gone");
+        }
+    }
+}
