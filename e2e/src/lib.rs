@@ -2,10 +2,12 @@
 //!
 //! In reading order: [`install`] (what a bare machine lacks), [`content`] and [`package`] (images without an engine),
 //! [`lab`] (a network without a way out, and processes in it), [`upstream`] and [`engine`] (the registries beyond the
-//! cache, and the runtimes before it), [`suite`] and [`cases`] (what is shown with them), [`run`] (a run from end to end), [`checks`] (cargo's own).
+//! cache, and the runtimes before it), [`cluster`] (a Kubernetes), [`suite`] and [`cases`] (what is shown with them), [`run`] (a run from end to end), [`up`] (a
+//! cluster to look at), [`checks`] (cargo's own).
 
 pub mod cases;
 pub mod checks;
+pub mod cluster;
 pub mod command;
 pub mod content;
 pub mod engine;
@@ -14,4 +16,5 @@ pub mod lab;
 pub mod package;
 pub mod run;
 pub mod suite;
+pub mod up;
 pub mod upstream;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use e2e::{checks, package, run, suite};
+use e2e::{checks, package, run, suite, up};
 
 /// Runs the product for real: tests, checks, images.
 #[derive(Debug, Parser)]
@@ -23,6 +23,23 @@ enum Command {
         #[arg(default_value = "")]
         filter: String,
     },
+    /// Brings up a Kubernetes of two nodes with the chart, a mirror of docker.io and pods; from a bare machine if need be.
+    Up,
+    /// Ends what `up` brought up, and removes what it left.
+    Down,
+    /// Keeps what `up` brought up.
+    #[command(hide = true)]
+    Keep,
+    /// Is the cluster, inside the namespaces that `keep` makes.
+    #[command(hide = true)]
+    Inside {
+        /// The run's folder.
+        #[arg(long)]
+        work: PathBuf,
+        /// The apiserver's port on the machine's loopback.
+        #[arg(long)]
+        port: u16,
+    },
     /// Runs the whole-system cases inside the namespaces that `test` makes.
     #[command(hide = true)]
     Cases {
@@ -35,6 +52,9 @@ enum Command {
         /// As for `soak`; then no case runs.
         #[arg(long)]
         soak_minutes: Option<u64>,
+        /// The cases in a cluster instead of those on single engines.
+        #[arg(long)]
+        cluster: bool,
         /// As for `test`.
         #[arg(default_value = "")]
         filter: String,
@@ -79,13 +99,20 @@ fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
         Command::Test { filter } => run::test(&filter),
         Command::Soak { minutes } => run::soak(minutes),
-        Command::Cases { work, totals, soak_minutes, filter } => {
+        Command::Cases { work, totals, cluster: true, filter, .. } => {
+            run::cluster_cases_inside(work, &totals, &suite::named_in_cluster(&filter))
+        }
+        Command::Cases { work, totals, soak_minutes, filter, .. } => {
             let cases = soak_minutes.map_or_else(|| suite::named(&filter), |minutes| vec![suite::soak(minutes)]);
             run::cases_inside(work, &totals, &cases)
         }
+        Command::Up => up::up(),
+        Command::Down => up::down(),
+        Command::Keep => up::keeper::keep(),
+        Command::Inside { work, port } => up::inside::stay(work, port),
         Command::Lint => checks::lint(),
         Command::Images { command: Images::Build } => {
-            checks::cargo(&["build", "--release", "-p", "cache-server"])?;
+            run::build_ours()?;
             package::build_all(&package::output_folder()?)?;
             Ok(ExitCode::SUCCESS)
         }

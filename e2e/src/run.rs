@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -9,28 +10,42 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::checks;
+use crate::cluster::{self, Cluster, ClusterWorld};
 use crate::content::{self, Images};
 use crate::install::{self, Programs};
-use crate::lab::enter::{self, RunFolder};
-use crate::lab::{Lab, cache_dir};
-use crate::suite::{self, Case, Totals, World};
+use crate::lab::enter::{self, Layout, RunFolder};
+use crate::lab::{Lab, NODES, cache_dir};
+use crate::suite::{self, Case, ClusterCase, Totals, World};
 use crate::upstream::Upstream;
+
+/// The laboratory of the cases on single engines: nobody serves DNS, what `/etc/hosts` does not name fails at once.
+const ENGINES: Layout = Layout { nodes: &NODES, resolver: Ipv4Addr::LOCALHOST, private: &[] };
 
 /// The first phase, and around the second: prepares, runs everything, prints the totals.
 pub fn test(filter: &str) -> Result<ExitCode> {
-    if suite::named(filter).is_empty() {
+    let (alone, in_cluster) = (suite::named(filter), suite::named_in_cluster(filter));
+    if alone.is_empty() && in_cluster.is_empty() {
         bail!("no case has {filter:?} in its name; leave the filter out to run everything");
     }
     let cache = cache_dir()?;
     let folder = RunFolder::create(&cache)?;
-    let programs = step("install what is missing", || install::install(&cache))?;
-    step("make the upstream's images", || content::make(&cache))?;
+    // It takes longest by far, so it begins first.
+    let kubernetes = (!in_cluster.is_empty()).then(|| install::begin_kubernetes(&cache)).transpose()?;
+    let programs = prepare(&cache)?;
     let mut totals = Totals::default();
     if filter.is_empty() {
         totals.add(step("test the crates", checks::tests)?);
     }
-    step("build the cache server", || checks::cargo(&["build", "--release", "-p", "cache-server"]))?;
-    totals.add(step("run the whole-system cases", || run_inside(&folder, &programs, &[filter.into()]))?);
+    step("build our programs", build_ours)?;
+    if !alone.is_empty() {
+        let totals_of = || run_inside(&folder, &programs, &[filter.into()]);
+        totals.add(step("run the whole-system cases", totals_of)?);
+    }
+    if let Some(kubernetes) = kubernetes {
+        step("build Kubernetes and helm", || kubernetes.finish())?;
+        let totals_of = || run_inside(&folder, &programs, &["--cluster".into(), filter.into()]);
+        totals.add(step("run the cases in a cluster", totals_of)?);
+    }
     drop(folder);
     Ok(conclude(totals))
 }
@@ -39,13 +54,24 @@ pub fn test(filter: &str) -> Result<ExitCode> {
 pub fn soak(minutes: u64) -> Result<ExitCode> {
     let cache = cache_dir()?;
     let folder = RunFolder::create(&cache)?;
-    let programs = step("install what is missing", || install::install(&cache))?;
-    step("make the upstream's images", || content::make(&cache))?;
-    step("build the cache server", || checks::cargo(&["build", "--release", "-p", "cache-server"]))?;
+    let programs = prepare(&cache)?;
+    step("build our programs", build_ours)?;
     let arguments = ["--soak-minutes".into(), minutes.to_string().into()];
     let totals = step("soak", || run_inside(&folder, &programs, &arguments))?;
     drop(folder);
     Ok(conclude(totals))
+}
+
+/// Brings what every run needs.
+pub fn prepare(cache: &Path) -> Result<Programs> {
+    let programs = step("install what is missing", || install::install(cache))?;
+    step("make the upstream's images", || content::make(cache))?;
+    Ok(programs)
+}
+
+/// Builds what is shipped.
+pub fn build_ours() -> Result<()> {
+    checks::cargo(&["build", "--release", "-p", "cache-server", "-p", "operator"])
 }
 
 /// The last line of a run.
@@ -55,7 +81,7 @@ fn conclude(totals: Totals) -> ExitCode {
 }
 
 /// Does one step and says how long it took.
-fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+pub fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     println!("==> {name}");
     let begun = Instant::now();
     let result = work().with_context(|| format!("failed: {name}"));
@@ -80,20 +106,42 @@ fn run_inside(folder: &RunFolder, programs: &Programs, what: &[OsString]) -> Res
     Ok(Totals { passed: 0, failed: 1 })
 }
 
-/// The second phase, in namespaces of its own.
+/// The second phase, in namespaces of its own: the cases on single engines.
 pub fn cases_inside(work: PathBuf, totals: &Path, cases: &[Case]) -> Result<ExitCode> {
-    enter::settle()?;
-    let runtime = tokio::runtime::Runtime::new().context("cannot start a runtime")?;
-    let counted = runtime.block_on(async {
+    enter::settle(ENGINES, &cache_dir()?)?;
+    conclude_inside(totals, async {
         let world = world(work).await?;
-        suite::run(&world, cases).await
-    })?;
+        suite::run(&world.lab, &world, cases).await
+    })
+}
+
+/// The second phase, in namespaces of its own: the cases in a cluster.
+pub fn cluster_cases_inside(work: PathBuf, totals: &Path, cases: &[ClusterCase]) -> Result<ExitCode> {
+    enter::settle(cluster::LAYOUT, &cache_dir()?)?;
+    conclude_inside(totals, async {
+        let world = cluster_world(work).await?;
+        suite::run(&world.world.lab, &world, cases).await
+    })
+}
+
+fn conclude_inside(totals: &Path, counted: impl Future<Output = Result<Totals>>) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Runtime::new().context("cannot start a runtime")?;
+    let counted = runtime.block_on(counted)?;
     fs::write(totals, serde_json::to_vec(&counted)?).with_context(|| format!("cannot write {}", totals.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// A cluster before the upstream.
+async fn cluster_world(work: PathBuf) -> Result<ClusterWorld> {
+    let world = world(work).await?;
+    let begun = Instant::now();
+    let cluster = Cluster::start(&world).await.context("the cluster does not start")?;
+    println!("       the cluster is ready after {:.1} s", begun.elapsed().as_secs_f64());
+    Ok(ClusterWorld { world, cluster })
+}
+
 /// Everything that the cases share: the upstream, filled.
-async fn world(work: PathBuf) -> Result<World> {
+pub async fn world(work: PathBuf) -> Result<World> {
     let cache = cache_dir()?;
     let programs = Programs::in_cache(&cache)?;
     let images = Images::in_cache(&cache);

@@ -9,6 +9,7 @@ use futures_util::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
 
 use crate::cases;
+use crate::cluster::ClusterWorld;
 use crate::content::Images;
 use crate::install::Programs;
 use crate::lab::{Lab, process};
@@ -37,23 +38,35 @@ pub struct World {
 }
 
 /// The body of a case.
-pub type Body = for<'w> fn(&'w World) -> LocalBoxFuture<'w, Result<()>>;
+pub type Body<W = World> = for<'w> fn(&'w W) -> LocalBoxFuture<'w, Result<()>>;
 
-/// One thing that the product must do, shown on the real thing.
-#[derive(Debug, Clone, Copy)]
-pub struct Case {
+/// One thing that the product must do, shown on the real thing: on single engines ([`World`]) or in a cluster.
+#[derive(Debug)]
+pub struct Case<W: 'static = World> {
     /// Says what is shown; `cargo e2e test FILTER` picks by a part of it.
     pub name: &'static str,
     /// Does it.
-    pub run: Body,
+    pub run: Body<W>,
     /// No case may hang a run.
     limit: Duration,
 }
 
-impl Case {
+/// A case in the cluster.
+pub type ClusterCase = Case<ClusterWorld>;
+
+// Derived ones would ask the same of the world.
+impl<W> Clone for Case<W> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<W> Copy for Case<W> {}
+
+impl<W> Case<W> {
     /// A case by name.
     #[must_use]
-    pub const fn new(name: &'static str, run: Body) -> Self {
+    pub const fn new(name: &'static str, run: Body<W>) -> Self {
         Self { name, run, limit: CASE_LIMIT }
     }
 }
@@ -73,10 +86,22 @@ pub fn all() -> Vec<Case> {
     .concat()
 }
 
+/// Every case in the cluster, in the order in which they run.
+#[must_use]
+pub fn all_in_cluster() -> Vec<ClusterCase> {
+    [cases::cluster_start::cases(), cases::cluster_pods::cases()].concat()
+}
+
 /// The cases whose name holds `filter`.
 #[must_use]
 pub fn named(filter: &str) -> Vec<Case> {
     all().into_iter().filter(|case| case.name.contains(filter)).collect()
+}
+
+/// The cases in the cluster whose name holds `filter`.
+#[must_use]
+pub fn named_in_cluster(filter: &str) -> Vec<ClusterCase> {
+    all_in_cluster().into_iter().filter(|case| case.name.contains(filter)).collect()
 }
 
 /// The load case, for so many minutes.
@@ -108,7 +133,7 @@ impl Totals {
 }
 
 /// Runs cases one after the other.
-pub async fn run(world: &World, cases: &[Case]) -> Result<Totals> {
+pub async fn run<W>(lab: &Lab, world: &W, cases: &[Case<W>]) -> Result<Totals> {
     let mut totals = Totals::default();
     for case in cases {
         let begun = Instant::now();
@@ -124,7 +149,7 @@ pub async fn run(world: &World, cases: &[Case]) -> Result<Totals> {
             Err(error) => {
                 totals.failed += 1;
                 println!("FAILED {} ({seconds:.1} s)\n{}", case.name, indented(&format!("{error:#}")));
-                show_logs(world.lab.work(), begun)?;
+                show_logs(lab.work(), begun)?;
             }
         }
     }

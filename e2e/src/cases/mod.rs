@@ -7,3 +7,5 @@ pub mod access;
 pub mod faults;
 pub mod fill;
 pub mod load;
+pub mod cluster_start;
+pub mod cluster_pods;

@@ -16,7 +16,7 @@ use crate::install::unpacked::machine_mirror;
 use crate::package::layout::{Layer, Layout, TAG};
 
 /// Changes when a recipe changes; what older recipes made is removed.
-const RECIPE: &str = "1";
+const RECIPE: &str = "2";
 /// How many layers `library/sixty` has.
 const SMALL_LAYERS: u32 = 60;
 /// The size of the one layer of `library/big`.
@@ -150,7 +150,8 @@ fn make_nginx(base: &Path, roots: &Path, target: &Path) -> Result<()> {
 fn make_mysql(base: &Path, roots: &Path, target: &Path) -> Result<()> {
     let layout = Layout::create(target)?;
     let mut layers = debian_layers(&layout, base, &roots.join("mysql"), &["mariadb-server"])?;
-    let open = b"[mariadbd]\nbind-address = 0.0.0.0\n";
+    // The service would make the folder of the default places.
+    let open = b"[mariadbd]\nbind-address = 0.0.0.0\nsocket = /tmp/mysqld.sock\npid-file = /tmp/mysqld.pid\n";
     layers.push(file_layer(&layout, "etc/mysql/mariadb.conf.d/99-open.cnf", 0o644, open)?);
     let config = json!({ "Cmd": ["mariadbd", "--user=mysql"], "ExposedPorts": { "3306/tcp": {} } });
     layout.finish(&layout.add_image("amd64", &config, &layers)?)

@@ -25,7 +25,9 @@ export DEBIAN_FRONTEND=noninteractive LC_ALL=C
 chroot "$root" apt-get update -qq
 chroot "$root" apt-get install -y -qq --no-install-recommends "$@"
 chroot "$root" apt-get clean
-rm -rf "$root"/var/lib/apt/lists/* "$root/usr/sbin/policy-rc.d" "$root"/var/cache/apt/*.bin "$root"/var/log/*
+rm -rf "$root"/var/lib/apt/lists/* "$root/usr/sbin/policy-rc.d" "$root"/var/cache/apt/*.bin
+# Programs need the folders that they log to.
+find "$root/var/log" -type f -delete
 "#;
 
 /// Makes the smallest Debian in `target`.

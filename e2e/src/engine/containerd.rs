@@ -29,7 +29,9 @@ impl Major {
         }
     }
 
-    fn programs(self, programs: &Programs) -> PathBuf {
+    /// The folder with it and its `ctr`.
+    #[must_use]
+    pub fn programs(self, programs: &Programs) -> PathBuf {
         match self {
             Self::One => programs.containerd_1(),
             Self::Two => programs.containerd_2(),

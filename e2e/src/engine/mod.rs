@@ -122,8 +122,8 @@ fn make(folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))
 }
 
-/// Runs a client program to its end without blocking the runtime.
-async fn ask(program: &Path, arguments: &[&str]) -> Result<String> {
+/// Runs a client program to its end without blocking the runtime; an error is what it printed.
+pub async fn ask(program: &Path, arguments: &[&str]) -> Result<String> {
     let output = tokio::process::Command::new(program)
         .args(arguments)
         .stdin(std::process::Stdio::null())

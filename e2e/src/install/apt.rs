@@ -7,7 +7,9 @@ use anyhow::{Context, Result};
 use crate::command::finish;
 
 /// A program that must be there, and the package that brings it.
-const TOOLS: [(&str, &str); 6] = [
+const TOOLS: [(&str, &str); 8] = [
+    ("dnsmasq", "dnsmasq-base"),
+    ("hostname", "hostname"),
     ("skopeo", "skopeo"),
     ("debootstrap", "debootstrap"),
     ("nft", "nftables"),

@@ -17,12 +17,13 @@ use unpacked::Suite;
 pub struct Programs {
     cache: PathBuf,
     tools: PathBuf,
+    kubernetes: PathBuf,
 }
 
 impl Programs {
     /// The programs in the cache folder `cache`, which [`install`] put there.
     pub fn in_cache(cache: &Path) -> Result<Self> {
-        Ok(Self { cache: cache.to_owned(), tools: go::folder(cache)? })
+        Ok(Self { cache: cache.to_owned(), tools: go::TOOLS.folder(cache)?, kubernetes: go::KUBERNETES.folder(cache)? })
     }
 
     /// The folder with containerd 1.7 and its `ctr`.
@@ -61,6 +62,30 @@ impl Programs {
         self.tools.join("cri")
     }
 
+    /// The program that keeps a pod's namespaces alive.
+    #[must_use]
+    pub fn pause(&self) -> PathBuf {
+        self.tools.join("pause")
+    }
+
+    /// The folder with the programs of Kubernetes and with `helm`; there once [`begin_kubernetes`] has come to its end.
+    #[must_use]
+    pub fn kubernetes(&self) -> &Path {
+        &self.kubernetes
+    }
+
+    /// The store of a control plane.
+    #[must_use]
+    pub fn etcd(&self) -> PathBuf {
+        self.package(Suite::Trixie, "etcd-server").join("usr/bin/etcd")
+    }
+
+    /// The folder with the plugins that give pods a network.
+    #[must_use]
+    pub fn pod_network(&self) -> PathBuf {
+        self.package(Suite::Bookworm, "containernetworking-plugins").join("usr/lib/cni")
+    }
+
     /// The OCI conformance suite.
     #[must_use]
     pub fn conformance(&self) -> PathBuf {
@@ -82,10 +107,15 @@ impl Programs {
     }
 }
 
-/// Brings everything that is missing.
+/// Brings what is missing, save what a cluster needs.
 pub fn install(cache: &Path) -> Result<Programs> {
     apt::install_missing()?;
     unpacked::fetch_missing(cache)?;
-    go::build_missing(cache)?;
+    go::TOOLS.begin(cache)?.finish()?;
     Programs::in_cache(cache)
+}
+
+/// Begins to build what only a cluster needs. It takes minutes and may go on beside everything else.
+pub fn begin_kubernetes(cache: &Path) -> Result<go::Build> {
+    go::KUBERNETES.begin(cache)
 }

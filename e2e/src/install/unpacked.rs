@@ -35,10 +35,12 @@ impl Suite {
 }
 
 /// What is unpacked. The older suites' programs run on every newer C library; sid's engines ask for an old one.
-const PACKAGES: [(Suite, &str); 7] = [
+const PACKAGES: [(Suite, &str); 9] = [
+    (Suite::Bookworm, "containernetworking-plugins"),
     (Suite::Bookworm, "docker-registry"),
     (Suite::Bookworm, "runc"),
     (Suite::Trixie, "containerd"),
+    (Suite::Trixie, "etcd-server"),
     (Suite::Sid, "containerd"),
     (Suite::Sid, "docker.io"),
     (Suite::Sid, "docker-cli"),

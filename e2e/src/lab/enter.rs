@@ -5,18 +5,26 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
-use super::{NAMES, network};
+use super::{NAMES, Node, cgroups, network};
 use crate::command::run;
 
+/// Where runs are in the cache folder.
+const RUNS: &str = "runs";
 /// The state file in a run's folder.
 const STATE: &str = "state.json";
+
+/// How often a wait looks again.
+const POLL: Duration = Duration::from_millis(50);
 
 /// A process that can be told from a later one with the same id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,12 +47,12 @@ impl Identity {
         Self::of(self.pid) == Some(self)
     }
 
-    fn kill(self) {
+    fn signal(self, signal: Signal) {
         if self.is_alive()
             && let Some(pid) = Pid::from_raw(self.pid)
         {
             // It may end by itself between the two lines.
-            let _ = kill_process(pid, Signal::KILL);
+            let _ = kill_process(pid, signal);
         }
     }
 }
@@ -67,11 +75,16 @@ pub struct RunFolder {
 impl RunFolder {
     /// Removes what crashed runs left in `cache`, then makes a folder for this one.
     pub fn create(cache: &Path) -> Result<Self> {
-        let runs = cache.join("runs");
+        Self::named(cache, &std::process::id().to_string())
+    }
+
+    /// The same, by a name that other processes know.
+    pub fn named(cache: &Path, name: &str) -> Result<Self> {
+        let path = run_folder(cache, name);
+        let runs = cache.join(RUNS);
         fs::create_dir_all(&runs).with_context(|| format!("cannot make {}", runs.display()))?;
         remove_abandoned(&runs)?;
-        let path = runs.join(std::process::id().to_string());
-        fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
         let folder = Self { path };
         folder.write_state(None)?;
         Ok(folder)
@@ -112,51 +125,132 @@ impl RunFolder {
 
 impl Drop for RunFolder {
     fn drop(&mut self) {
+        if let Err(error) = cgroups::remove(&cgroups::of_run(std::process::id())) {
+            eprintln!("{error:#}; the next run will try");
+        }
         if let Err(error) = fs::remove_dir_all(&self.path) {
             eprintln!("cannot remove {}: {error}; the next run will try", self.path.display());
         }
     }
 }
 
+/// The folder of the run by this name.
+#[must_use]
+pub fn run_folder(cache: &Path, name: &str) -> PathBuf {
+    cache.join(RUNS).join(name)
+}
+
+/// Whether the first phase of the run in this folder is at work.
+#[must_use]
+pub fn is_at_work(folder: &Path) -> bool {
+    state_of(folder).is_ok_and(|state| state.runner.is_alive())
+}
+
+/// Ends the run in this folder, which must listen to SIGTERM, and removes what it leaves.
+pub fn end(folder: &Path, limit: Duration) -> Result<()> {
+    let deadline = Instant::now() + limit;
+    if let Ok(state) = state_of(folder) {
+        state.runner.signal(Signal::TERM);
+        while state.runner.is_alive() && Instant::now() < deadline {
+            thread::sleep(POLL);
+        }
+        state.runner.signal(Signal::KILL);
+    }
+    remove(folder)
+}
+
 fn remove_abandoned(runs: &Path) -> Result<()> {
     for entry in fs::read_dir(runs).with_context(|| format!("cannot read {}", runs.display()))? {
         let path = entry?.path();
-        let state: Option<State> = fs::read(path.join(STATE)).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        if let Some(state) = state {
-            if state.runner.is_alive() {
-                continue;
-            }
-            if let Some(inside) = state.inside {
-                inside.kill();
-            }
+        if !is_at_work(&path) {
+            println!("removing what an earlier run left in {}", path.display());
+            remove(&path)?;
         }
-        println!("removing what an earlier run left in {}", path.display());
-        fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
     }
     Ok(())
 }
 
-/// Makes the fresh namespaces that this process is in into the laboratory: private `/etc` and `/run`, names, network.
-pub fn settle() -> Result<()> {
-    end_with_parent();
-    run("mount", ["-t", "tmpfs", "tmpfs", "/run"])?;
-    private_etc()?;
-    fs::write("/etc/hosts", hosts()).context("cannot write the private /etc/hosts")?;
-    // Nobody serves DNS here: what /etc/hosts does not name fails at once.
-    fs::write("/etc/resolv.conf", "nameserver 127.0.0.1\noptions attempts:1 timeout:1\n")
-        .context("cannot write the private /etc/resolv.conf")?;
-    network::build()
+/// Removes what the run in this folder left, whose first phase has ended; it may have removed all itself.
+fn remove(folder: &Path) -> Result<()> {
+    if let Ok(state) = state_of(folder) {
+        if let Some(inside) = state.inside {
+            inside.signal(Signal::KILL);
+        }
+        cgroups::remove(&cgroups::of_run(state.runner.pid.unsigned_abs()))?;
+    }
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
-/// Puts an overlay over `/etc`, so that every change to it stays in this mount namespace.
-fn private_etc() -> Result<()> {
-    for folder in ["/run/etc/upper", "/run/etc/work"] {
-        fs::create_dir_all(folder).with_context(|| format!("cannot make {folder}"))?;
+fn state_of(folder: &Path) -> Result<State> {
+    let path = folder.join(STATE);
+    let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))
+}
+
+/// The process id, in the machine's own namespace, of the first phase of the run in this folder.
+pub fn runner_of(work: &Path) -> Result<u32> {
+    Ok(state_of(work)?.runner.pid.unsigned_abs())
+}
+
+/// What differs between the laboratories of the two kinds of cases.
+#[derive(Debug, Clone, Copy)]
+pub struct Layout {
+    /// The nodes on the bridge.
+    pub nodes: &'static [Node],
+    /// Who is asked for names that `/etc/hosts` does not have.
+    pub resolver: Ipv4Addr,
+    /// Folders beside `/etc` in which changes must stay in the laboratory.
+    pub private: &'static [&'static str],
+}
+
+/// Makes the fresh namespaces that this process is in into the laboratory: private folders, names, network.
+pub fn settle(layout: Layout, cache: &Path) -> Result<()> {
+    end_with_parent();
+    run("mount", ["-t", "tmpfs", "tmpfs", "/run"])?;
+    for folder in layout.private {
+        keep_private(Path::new(folder), cache)?;
     }
-    run(
-        "mount",
-        ["-t", "overlay", "overlay", "-o", "lowerdir=/etc,upperdir=/run/etc/upper,workdir=/run/etc/work", "/etc"],
-    )?;
+    private_etc()?;
+    fs::write("/etc/hosts", hosts()).context("cannot write the private /etc/hosts")?;
+    let resolver = format!("nameserver {}\noptions attempts:1 timeout:1\n", layout.resolver);
+    fs::write("/etc/resolv.conf", resolver).context("cannot write the private /etc/resolv.conf")?;
+    network::build(layout.nodes)
+}
+
+/// Puts an overlay over a folder; if the cache folder lies in it, its changes still reach the disk.
+fn keep_private(folder: &Path, cache: &Path) -> Result<()> {
+    const ASIDE: &str = "/run/cache";
+    let inside = cache.starts_with(folder);
+    if inside {
+        fs::create_dir_all(ASIDE).with_context(|| format!("cannot make {ASIDE}"))?;
+        run("mount", ["--bind".as_ref(), cache.as_os_str(), ASIDE.as_ref()])?;
+    }
+    overlay(folder)?;
+    if inside {
+        run("mount", ["--bind".as_ref(), ASIDE.as_ref(), cache.as_os_str()])?;
+    }
+    Ok(())
+}
+
+/// Puts an overlay over a folder, so that every change to it stays in this mount namespace.
+fn overlay(folder: &Path) -> Result<()> {
+    let parts = Path::new("/run/overlays").join(folder.strip_prefix("/").unwrap_or(folder));
+    let (upper, work) = (parts.join("upper"), parts.join("work"));
+    for folder in [&upper, &work] {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    let options = format!("lowerdir={},upperdir={},workdir={}", folder.display(), upper.display(), work.display());
+    run("mount", ["-t", "overlay", "overlay", "-o", &options].map(OsStr::new).into_iter().chain([folder.as_os_str()]))
+}
+
+/// An `/etc` in which names can be written.
+fn private_etc() -> Result<()> {
+    overlay(Path::new("/etc"))?;
     for file in ["/etc/hosts", "/etc/resolv.conf"] {
         // A link would lead out of /etc.
         match fs::remove_file(file) {

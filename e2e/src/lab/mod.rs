@@ -6,6 +6,7 @@
 //! their first process dies.
 
 pub mod cache_server;
+pub mod cgroups;
 pub mod enter;
 pub mod network;
 pub mod process;

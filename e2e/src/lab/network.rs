@@ -6,18 +6,18 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::{BASIC_UPSTREAM, CACHE, DOCKER_HUB, NODES, Node, SPARE_UPSTREAMS, TOKEN_SERVER};
+use super::{BASIC_UPSTREAM, CACHE, DOCKER_HUB, Node, SPARE_UPSTREAMS, TOKEN_SERVER};
 use crate::command::{feed, run};
 
 /// The table of our rules; it lives and dies with the network namespace.
 const TABLE: &str = "inet lab";
 
-/// Builds the network of the namespace that this process is in; it must be a fresh one.
-pub fn build() -> Result<()> {
+/// Builds the network of the namespace that this process is in, with these nodes; it must be a fresh one.
+pub fn build(nodes: &[Node]) -> Result<()> {
     run("ip", ["link", "set", "lo", "up"])?;
     add_upstreams()?;
     add_bridge()?;
-    NODES.iter().try_for_each(add_node)?;
+    nodes.iter().try_for_each(add_node)?;
     forbid_forwarding()?;
     feed("nft", ["-f", "-"], &format!("table {TABLE} {{\n chain in {{ type filter hook input priority 0; }}\n}}\n"))
 }

@@ -1,5 +1,6 @@
 //! Our own images, made without an engine: a static program in an otherwise empty image, the same bytes every time.
 
+pub mod archive;
 pub mod digest;
 pub mod layout;
 
@@ -26,19 +27,25 @@ pub struct Product {
     pub name: &'static str,
     /// The arguments that make it serve in a container.
     arguments: &'static [&'static str],
-    /// The port that it serves.
-    port: &'static str,
-    /// The folder that it keeps data in.
-    data: &'static str,
+    /// The port that it serves, if it serves one.
+    port: Option<&'static str>,
+    /// The folder that it keeps data in, if it keeps any.
+    data: Option<&'static str>,
 }
 
 /// Every image of ours.
-pub const PRODUCTS: [Product; 1] = [Product {
-    name: "cache-server",
-    arguments: &["--listen", "0.0.0.0:5000", "--data", "/data"],
-    port: "5000/tcp",
-    data: "/data",
-}];
+pub const PRODUCTS: [Product; 2] = [
+    Product {
+        name: "cache-server",
+        arguments: &["--listen", "0.0.0.0:5000", "--data", "/data"],
+        port: Some("5000/tcp"),
+        data: Some("/data"),
+    },
+    Product { name: "operator", arguments: &[], port: None, data: None },
+];
+
+/// What keeps a pod's namespaces alive in the tests' cluster; it is not shipped.
+pub const PAUSE: Product = Product { name: "pause", arguments: &[], port: None, data: None };
 
 /// Where `cargo e2e images build` writes the layouts: beside the programs.
 pub fn output_folder() -> Result<PathBuf> {
@@ -78,14 +85,18 @@ pub fn build(product: &Product, program: &Path, folder: &Path) -> Result<Descrip
     }
     let layout = Layout::create(folder)?;
     let layer = layout.add_layer(Compression::best(), |out| write_rootfs(out, product, &bytes))?;
-    let config = json!({
+    let mut config = json!({
         "User": format!("{NOBODY}:{NOBODY}"),
-        "ExposedPorts": { product.port: {} },
         "Entrypoint": [format!("/{}", product.name)],
         "Cmd": product.arguments,
         "WorkingDir": "/",
-        "Volumes": { product.data: {} },
     });
+    if let Some(port) = product.port {
+        config["ExposedPorts"] = json!({ port: {} });
+    }
+    if let Some(data) = product.data {
+        config["Volumes"] = json!({ data: {} });
+    }
     let image = layout.add_image(architecture(), &config, &[layer])?;
     layout.finish(&image)?;
     Ok(image)
@@ -108,11 +119,11 @@ pub fn beside_this_program(name: &str) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// The program, its data folder, and a place for temporary files; nothing else.
+/// The program, its data folder if it has one, and a place for temporary files; nothing else.
 fn write_rootfs(out: &mut dyn Write, product: &Product, program: &[u8]) -> Result<()> {
     let mut tar = tar::Builder::new(out);
-    let entries: [(&str, u32, u64, &[u8]); 3] =
-        [(product.name, 0o755, 0, program), (product.data, 0o755, NOBODY, &[]), ("tmp", 0o1777, 0, &[])];
+    let data = product.data.map(|data| (data, 0o755, NOBODY, &[][..]));
+    let entries = [(product.name, 0o755, 0, program)].into_iter().chain(data).chain([("tmp", 0o1777, 0, &[][..])]);
     for (path, mode, owner, content) in entries {
         let mut header = tar::Header::new_ustar();
         header.set_entry_type(if content.is_empty() { tar::EntryType::Directory } else { tar::EntryType::Regular });
