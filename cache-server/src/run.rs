@@ -12,11 +12,17 @@ use crate::{
     ports::Ports,
     server::Server,
     settings::{Loaded, Mistakes, Settings, Sources},
-    store::Store,
+    store::{OpenError, Store},
 };
 
 /// How often files are looked at for changes. Kubernetes renews mounted files at its own pace; this adds at most so much.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// How long a server that keeps going waits for a former one to let its data folder go: longer than one drains.
+const FORMER_SERVER: Duration = Duration::from_secs(80);
+
+/// How often it looks.
+const LOOK_FOR_DATA_EVERY: Duration = Duration::from_millis(200);
 
 /// How long the end of the process waits for the volume.
 const SETTLE: Duration = Duration::from_secs(5);
@@ -58,8 +64,8 @@ impl Running {
     /// Starts with settings that were loaded. Asks no upstream and looks at no content.
     pub async fn start(options: Options, loaded: Loaded) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::new());
-        let store =
-            Store::open(options.data, Arc::new(metrics.store_observer())).context("failed to open the store")?;
+        let patience = if options.keep_going { FORMER_SERVER } else { Duration::ZERO };
+        let store = open_store(options.data, &metrics, patience).await.context("failed to open the store")?;
         let server = Server::new(loaded.settings.clone(), store, metrics, options.keep_going)?;
         let drain = CancellationToken::new();
         let mut ports = Ports::new(Arc::clone(&server), options.listen, drain.clone());
@@ -184,6 +190,24 @@ impl Running {
             tracing::warn!(
                 "the volume is too slow: blobs that are whole will be given their names by the next process"
             );
+        }
+    }
+}
+
+/// Opens the store; one that another server still has is waited for. A pod that is deleted drains while its successor starts.
+async fn open_store(data: PathBuf, metrics: &Metrics, patience: Duration) -> Result<Arc<Store>, OpenError> {
+    let deadline = tokio::time::Instant::now() + patience;
+    let mut waiting = false;
+    loop {
+        match Store::open(data.clone(), Arc::new(metrics.store_observer())) {
+            Err(OpenError::InUse { path }) if tokio::time::Instant::now() < deadline => {
+                if !waiting {
+                    tracing::info!(path = %path.display(), "the data folder is in use by another server; waiting for it to end");
+                }
+                waiting = true;
+                tokio::time::sleep(LOOK_FOR_DATA_EVERY).await;
+            }
+            opened => return opened,
         }
     }
 }

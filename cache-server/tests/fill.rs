@@ -388,3 +388,16 @@ async fn a_second_server_is_refused_the_same_data() {
     let refused = cache_server::run::Running::start(options, loaded).await.err().unwrap();
     assert!(format!("{refused:#}").contains("in use by another cache server"), "{refused:#}");
 }
+
+#[tokio::test]
+async fn a_server_that_keeps_going_waits_for_the_former_one() {
+    let Case { cache, setup, .. } = Case::of(1).await;
+    let loaded = cache_server::settings::Settings::load(&setup.sources()).unwrap();
+    let options = cache_server::run::Options { keep_going: true, ..setup.options() };
+    let started = tokio::spawn(cache_server::run::Running::start(options, loaded));
+    // On one thread it now meets the lock.
+    tokio::task::yield_now().await;
+    assert!(!started.is_finished());
+    cache.kill().await;
+    assert!(started.await.unwrap().is_ok());
+}

@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`settings`], [`cluster`] (what is watched), then along the data of a reconcile: [`gather`],
 //! [`validate`], [`desired`], [`apply`], [`status`], joined by [`controllers`]. Beside it: [`observe`] (what cache servers
-//! say), [`authority`] (managed certificates), [`requeue`], [`leader`], [`release_nodes`], [`metrics`], [`telemetry`],
+//! say), [`authority`] (managed certificates), [`requeue`], [`leader`], [`release_nodes`], [`check`], [`metrics`], [`telemetry`],
 //! [`sign`].
 //!
 //! ```text
@@ -35,3 +35,4 @@ pub mod leader;
 pub mod controllers;
 pub mod run;
 pub mod release_nodes;
+pub mod check;

@@ -4,9 +4,10 @@ use std::io::{self, Write};
 
 use clap::{Parser, Subcommand};
 use operator::{
+    check::check,
     release_nodes::release_nodes,
     run::run,
-    settings::{ReleaseSettings, Settings},
+    settings::{CheckSettings, ReleaseSettings, Settings},
     telemetry,
 };
 
@@ -24,6 +25,8 @@ enum Command {
     Run(Settings),
     /// Puts every node's files back, before the release is removed.
     ReleaseNodes(ReleaseSettings),
+    /// Waits until everything is Ready, and fails saying what is not.
+    Check(CheckSettings),
     /// Prints every kind as YAML, for `kubectl apply --server-side -f -`.
     Crds,
 }
@@ -40,6 +43,7 @@ fn main() -> anyhow::Result<()> {
     match command {
         Command::Run(settings) => runtime.block_on(run(settings))?,
         Command::ReleaseNodes(settings) => runtime.block_on(release_nodes(&settings))?,
+        Command::Check(settings) => runtime.block_on(check(&settings))?,
         Command::Crds => {}
     }
     Ok(())

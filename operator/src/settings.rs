@@ -16,6 +16,9 @@ pub struct Settings {
     /// The image of cache servers that do not name one.
     #[arg(long, env = "ENTREPOT_CACHE_SERVER_IMAGE")]
     pub cache_server_image: String,
+    /// When nodes pull that image: `Always`, `IfNotPresent` or `Never`. Unset: as Kubernetes chooses.
+    #[arg(long, env = "ENTREPOT_CACHE_SERVER_IMAGE_PULL_POLICY")]
+    pub cache_server_image_pull_policy: Option<String>,
     /// Secrets with which nodes pull that image.
     #[arg(long, env = "ENTREPOT_IMAGE_PULL_SECRETS", value_delimiter = ',')]
     pub image_pull_secrets: Vec<String>,
@@ -48,4 +51,15 @@ pub struct ReleaseSettings {
     /// For how many seconds the nodes' agents are waited for.
     #[arg(long, default_value_t = 300)]
     pub wait_seconds: u64,
+}
+
+/// Settings of `operator check`.
+#[derive(Args, Clone, Debug)]
+pub struct CheckSettings {
+    /// For how long what is not Ready yet is waited for: `2m`.
+    #[arg(long, default_value = "2m")]
+    pub timeout: crds::names::Span,
+    /// A `CacheServer` that must be there.
+    #[arg(long)]
+    pub cache_server: Option<String>,
 }

@@ -106,8 +106,12 @@ async fn converge(context: &Context, server: &Arc<CacheServer>, leaving: &BTreeS
     writer.apply(&cluster.secrets, &secret::mounted(server, namespace, &mounted)).await?;
     let documents = documents(server, &valid);
     writer.apply(&cluster.config_maps, &config_map::config_map(server, namespace, &documents)).await?;
-    let image = &settings.cache_server_image;
-    let wanted = deployment::deployment(server, namespace, image, &settings.image_pull_secrets);
+    let image = deployment::Image {
+        reference: &settings.cache_server_image,
+        pull_policy: settings.cache_server_image_pull_policy.as_deref(),
+        pull_secrets: &settings.image_pull_secrets,
+    };
+    let wanted = deployment::deployment(server, namespace, image);
     writer.apply(&cluster.deployments, &wanted).await?;
     let sign = hash(&json!([documents, mounted]));
     refresh_pods(cluster, writer, &gathered, &sign).await?;
@@ -263,9 +267,11 @@ fn interest(
     let shown = heard.report.as_ref().and_then(|report| report.certificate.clone());
     let certifying = leaf.is_some_and(|leaf| shown != Some(leaf.fingerprint));
     // A mirror that left must be seen to be gone before its name is free.
-    let dropping = heard.report.iter().flat_map(|report| &report.objects).any(|object| {
-        object.kind == "RegistryMirror" && !valid.served().contains(&object.name)
-    });
+    let dropping = heard
+        .report
+        .iter()
+        .flat_map(|report| &report.objects)
+        .any(|object| object.kind == "RegistryMirror" && !valid.served().contains(&object.name));
     let proving = !context.cluster.canaries.is_empty();
     let checks = valid.documents.iter().filter(|document| document["spec"]["online"] != json!(false)).map(|document| {
         let name = document["metadata"]["name"].as_str().unwrap_or_default().to_owned();

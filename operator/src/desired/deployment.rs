@@ -12,9 +12,20 @@ const USER: u32 = 65532;
 /// What remains of the grace period after running transfers had their time.
 const GRACE_SECONDS: u64 = 10;
 
+/// The image of servers that name none, and how nodes come by images.
+#[derive(Clone, Copy, Debug)]
+pub struct Image<'a> {
+    /// Its reference.
+    pub reference: &'a str,
+    /// When nodes pull it; `None`: as Kubernetes chooses.
+    pub pull_policy: Option<&'a str>,
+    /// The Secrets with which nodes pull any image of a cache server.
+    pub pull_secrets: &'a [String],
+}
+
 /// The Deployment.
 #[must_use]
-pub fn deployment(server: &CacheServer, namespace: &str, image: &str, pull_secrets: &[String]) -> Value {
+pub fn deployment(server: &CacheServer, namespace: &str, image: Image<'_>) -> Value {
     // Two pods must never write to one volume.
     let strategy = match claim::claim_name(server) {
         Some(_) => json!({"type": "Recreate"}),
@@ -30,7 +41,7 @@ pub fn deployment(server: &CacheServer, namespace: &str, image: &str, pull_secre
             "selector": {"matchLabels": labels::selector(&server.name_any())},
             "template": {
                 "metadata": pod_metadata(server),
-                "spec": pod(server, image, pull_secrets),
+                "spec": pod(server, image),
             },
         },
     })
@@ -46,7 +57,7 @@ fn pod_metadata(server: &CacheServer) -> Value {
     json!({"labels": labels, "annotations": template.annotations})
 }
 
-fn pod(server: &CacheServer, image: &str, pull_secrets: &[String]) -> Value {
+fn pod(server: &CacheServer, image: Image<'_>) -> Value {
     let spec = &server.spec;
     let mut pod = json!({
         "serviceAccountName": names::objects(&server.name_any()),
@@ -64,7 +75,8 @@ fn pod(server: &CacheServer, image: &str, pull_secrets: &[String]) -> Value {
         "containers": [container(server, image)],
         "volumes": volumes(server),
     });
-    let secrets: Vec<Value> = pull_secrets.iter().filter(|name| !name.is_empty()).map(|name| json!({"name": name})).collect();
+    let secrets: Vec<Value> =
+        image.pull_secrets.iter().filter(|name| !name.is_empty()).map(|name| json!({"name": name})).collect();
     for (field, value) in [
         ("imagePullSecrets", json!(secrets)),
         ("nodeSelector", json!(spec.node_selector)),
@@ -81,7 +93,7 @@ fn pod(server: &CacheServer, image: &str, pull_secrets: &[String]) -> Value {
     pod
 }
 
-fn container(server: &CacheServer, image: &str) -> Value {
+fn container(server: &CacheServer, image: Image<'_>) -> Value {
     let resources = server.spec.resources.as_ref().map_or_else(
         || json!({"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}),
         |resources| json!(resources),
@@ -94,9 +106,11 @@ fn container(server: &CacheServer, image: &str) -> Value {
             "failureThreshold": failures,
         })
     };
-    json!({
+    // The policy speaks of the default image.
+    let policy = image.pull_policy.filter(|_| server.spec.image.is_none());
+    let container = json!({
         "name": "cache-server",
-        "image": server.spec.image.as_deref().unwrap_or(image),
+        "image": server.spec.image.as_deref().unwrap_or(image.reference),
         "args": [
             "--config", "/etc/entrepot/config",
             "--secrets", "/etc/entrepot/secrets",
@@ -109,7 +123,10 @@ fn container(server: &CacheServer, image: &str) -> Value {
             {"name": "registry", "containerPort": PORT, "protocol": "TCP"},
             {"name": "metrics", "containerPort": 9090, "protocol": "TCP"},
         ],
-        "livenessProbe": probe("/livez", 5, 3),
+        // A former server may have to drain before this one has its data.
+        "startupProbe": probe("/livez", 1, 100),
+        // A server that does not even answer this does not drain either.
+        "livenessProbe": with(probe("/livez", 5, 3), "terminationGracePeriodSeconds", json!(1)),
         "readinessProbe": probe("/readyz", 2, 2),
         "resources": resources,
         "securityContext": {
@@ -123,7 +140,16 @@ fn container(server: &CacheServer, image: &str) -> Value {
             {"name": "secrets", "mountPath": "/etc/entrepot/secrets", "readOnly": true},
             {"name": "data", "mountPath": "/data"},
         ],
-    })
+    });
+    match policy {
+        Some(policy) => with(container, "imagePullPolicy", json!(policy)),
+        None => container,
+    }
+}
+
+fn with(mut object: Value, field: &str, value: Value) -> Value {
+    object[field] = value;
+    object
 }
 
 fn volumes(server: &CacheServer) -> Value {
