@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
@@ -20,6 +19,8 @@ pub const RELEASE: [&str; 2] = ["entrepot", "entrepot-system"];
 pub const VALUES: &str = "global.imageRegistry=entrepot.test";
 /// One nginx and one mysql on every node.
 pub const WORKLOAD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cluster/workload.yaml");
+/// The label of its pods.
+const WORKLOAD_LABELS: &str = "part=workload";
 /// The chart's sample mirror.
 pub const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/entrepot/samples/docker-hub.yaml");
 /// The line of the sample behind which the laboratory's CA goes.
@@ -83,11 +84,11 @@ pub async fn run_workload(cluster: &Cluster) -> Result<()> {
     let wanted = 2 * NODES.len();
     cluster
         .until(&format!("{wanted} pods are ready"), PODS_LIMIT, async || {
-            let pods = pods(cluster).await?;
+            let pods = cluster.pods("default", WORKLOAD_LABELS).await?;
             Ok(pods.len() == wanted && pods.iter().all(|pod| super::is_true(pod, "Ready")))
         })
         .await?;
-    for pod in pods(cluster).await? {
+    for pod in cluster.pods("default", WORKLOAD_LABELS).await? {
         let name = pod["metadata"]["name"].as_str().unwrap_or_default();
         let address: IpAddr = pod["status"]["podIP"].as_str().unwrap_or_default().parse()?;
         let app = pod["metadata"]["labels"]["app"].as_str().unwrap_or_default();
@@ -102,7 +103,9 @@ pub async fn run_workload(cluster: &Cluster) -> Result<()> {
 /// Removes what [`run_workload`] made, and waits until it is gone.
 pub async fn remove_workload(cluster: &Cluster) -> Result<()> {
     cluster.kubectl(&["delete", "-f", WORKLOAD, "--ignore-not-found", "--cascade=foreground"]).await?;
-    cluster.until("the pods are gone", PODS_LIMIT, async || Ok(pods(cluster).await?.is_empty())).await
+    cluster
+        .until("the pods are gone", PODS_LIMIT, async || Ok(cluster.pods("default", WORKLOAD_LABELS).await?.is_empty()))
+        .await
 }
 
 /// Asserts that the upstream sent every blob of the workload's images once, and nothing to a node.
@@ -135,12 +138,6 @@ pub async fn run_without_upstream(world: &ClusterWorld) -> Result<()> {
     let ran = run_workload(cluster).await;
     upstreams.into_iter().try_for_each(|address| world.lab.reopen(address))?;
     ran.context("with the upstream cut off")
-}
-
-/// The workload's pods.
-async fn pods(cluster: &Cluster) -> Result<Vec<Value>> {
-    let mut list = cluster.get("/api/v1/namespaces/default/pods?labelSelector=app+in+(nginx,mysql)").await?;
-    Ok(serde_json::from_value(list["items"].take())?)
 }
 
 async fn answers(app: &str, address: IpAddr) -> Result<()> {

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 pub use client::Client;
@@ -163,6 +164,25 @@ impl Cluster {
     /// A kubeconfig for a client of this user and group at `url`; group `system:masters` may do everything.
     pub fn kubeconfig(&self, url: &str, user: &str, group: &str) -> Result<String> {
         Ok(self.authority.kubeconfig(url, &self.authority.client(user, group)?))
+    }
+
+    /// The pods of a namespace that have these labels (`app=nginx`), as the apiserver tells them.
+    pub async fn pods(&self, namespace: &str, labels: &str) -> Result<Vec<Value>> {
+        // As kubectl would write it in a query.
+        let labels = labels.replace('=', "%3D").replace(',', "%2C").replace('/', "%2F");
+        let mut list = self.get(&format!("/api/v1/namespaces/{namespace}/pods?labelSelector={labels}")).await?;
+        serde_json::from_value(list["items"].take()).context("a list of pods without items")
+    }
+
+    /// Sends a signal to the processes of a pod, whose containers must run.
+    pub fn signal_pod(&self, pod: &Value, signal: Signal) -> Result<()> {
+        let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+        let node = self.node(pod["spec"]["nodeName"].as_str().unwrap_or_default())?;
+        for container in pod["status"]["containerStatuses"].as_array().into_iter().flatten() {
+            let id = container["containerID"].as_str().with_context(|| format!("{name} has not started"))?;
+            node.signal_container(id, signal).with_context(|| name.to_owned())?;
+        }
+        Ok(())
     }
 
     /// Waits until `ready` says so; an error of it counts as "not yet". What is told at the end of the patience is the

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 /// Where the hierarchies are: version 1 has one folder for each, version 2 is one itself.
 const MOUNTS: &str = "/sys/fs/cgroup";
-/// Settings without which a new group of `cpuset` takes no process.
+/// See [`inherit`].
 const INHERITED: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
 /// A group is busy until the last of its killed processes is gone.
 const REMOVE_LIMIT: Duration = Duration::from_secs(30);
@@ -27,6 +27,7 @@ pub fn create(group: &Path) -> Result<()> {
         for part in group.iter().skip(1) {
             let parent = path.clone();
             path.push(part);
+            delegate(&parent)?;
             fs::create_dir_all(&path).with_context(|| format!("cannot make the control group {}", path.display()))?;
             inherit(&parent, &path)?;
         }
@@ -78,6 +79,17 @@ fn below(hierarchy: &Path, group: &Path) -> PathBuf {
     hierarchy.join(group.strip_prefix("/").unwrap_or(group))
 }
 
+/// In version 2, lets the groups below this one have every controller that it has itself.
+fn delegate(group: &Path) -> Result<()> {
+    let Ok(controllers) = fs::read_to_string(group.join("cgroup.controllers")) else {
+        return Ok(());
+    };
+    let target = group.join("cgroup.subtree_control");
+    let wanted: Vec<String> = controllers.split_whitespace().map(|controller| format!("+{controller}")).collect();
+    fs::write(&target, wanted.join(" ")).with_context(|| format!("cannot write {}", target.display()))
+}
+
+/// In version 1, a new group of `cpuset` takes no process until it has what its parent has.
 fn inherit(parent: &Path, group: &Path) -> Result<()> {
     for file in INHERITED {
         let Ok(value) = fs::read_to_string(parent.join(file)) else { continue };
