@@ -89,7 +89,20 @@ pub fn all() -> Vec<Case> {
 /// Every case in the cluster, in the order in which they run.
 #[must_use]
 pub fn all_in_cluster() -> Vec<ClusterCase> {
-    [cases::cluster_start::cases(), cases::cluster_pods::cases()].concat()
+    [
+        cases::cluster_start::cases(),
+        cases::cluster_pods::cases(),
+        cases::cluster_outage::cases(),
+        cases::cluster_nodes::cases(),
+        cases::cluster_detection::cases(),
+        cases::cluster_mistakes::cases(),
+        cases::cluster_rights::cases(),
+        cases::cluster_crash::cases(),
+        // From here on the product is removed.
+        cases::cluster_nodes::uninstall(),
+        vec![cases::cluster_rights::last()],
+    ]
+    .concat()
 }
 
 /// The cases whose name holds `filter`.

@@ -50,7 +50,7 @@ pub fn cases() -> Vec<ClusterCase> {
 /// The case behind all others: uninstalls the product and compares what was granted with what was used in the whole run.
 #[must_use]
 pub fn last() -> ClusterCase {
-    ClusterCase::new("cluster rights: what was granted was used", |world| Box::pin(granted_is_used(&world.cluster)))
+    ClusterCase::new("cluster rights: what was granted was used", |world| Box::pin(granted_is_used(world)))
 }
 
 async fn agents_token(cluster: &Cluster) -> Result<()> {
@@ -155,25 +155,22 @@ pub async fn capture(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-async fn granted_is_used(cluster: &Cluster) -> Result<()> {
-    if is_installed(cluster).await? {
-        capture(cluster).await?;
-        cluster.helm(&["test", RELEASE, "--namespace", SYSTEM]).await?;
-        switch_managed_tls_off(cluster).await?;
-        leave_a_mess(cluster).await?;
-        cluster.helm(&["uninstall", RELEASE, "--namespace", SYSTEM, "--wait"]).await?;
-    }
+async fn granted_is_used(world: &ClusterWorld) -> Result<()> {
+    let cluster = &world.cluster;
+    // The case before removed it; the objects stayed, so everything comes back by itself.
+    demonstration::install(cluster).await?;
+    demonstration::mirror_docker_hub(world).await?;
+    capture(cluster).await?;
+    cluster.helm(&["test", RELEASE, "--namespace", SYSTEM]).await?;
+    switch_managed_tls_off(cluster).await?;
+    leave_a_mess(cluster).await?;
+    cluster.helm(&["uninstall", RELEASE, "--namespace", SYSTEM, "--timeout", "6m"]).await?;
     let grants = granted::kept(cluster)?;
     let events = trail::since(cluster, trail::BEGINNING)?;
     let uses: Vec<_> = events.iter().filter_map(granted::Use::of).collect();
     let unused: Vec<_> = grants.iter().filter(|grant| !uses.iter().any(|one| grant.allows(one))).collect();
     ensure!(unused.is_empty(), "of {} rights these were never used: {unused:#?}", grants.len());
     Ok(())
-}
-
-async fn is_installed(cluster: &Cluster) -> Result<bool> {
-    let names = cluster.helm(&["list", "--namespace", SYSTEM, "--short"]).await?;
-    Ok(names.lines().any(|name| name == RELEASE))
 }
 
 /// The one change that takes the right to delete a Secret: the key of a server's own CA goes when nobody needs it any more.

@@ -5,12 +5,16 @@
 //! [`node`], [`client`] (kubectl and helm), [`demonstration`] (what is shown first).
 
 pub mod authority;
+pub mod bearer;
 pub mod client;
 pub mod control_plane;
+pub mod crash_proxy;
 pub mod demonstration;
 pub mod ground;
+pub mod inventory;
 pub mod node;
 pub mod runtime;
+pub mod trail;
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
