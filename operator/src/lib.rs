@@ -3,7 +3,7 @@
 //! Read in this order: [`settings`], [`cluster`] (what is watched), then along the data of a reconcile: [`gather`],
 //! [`validate`], [`desired`], [`apply`], [`status`], joined by [`controllers`]. Beside it: [`observe`] (what cache servers
 //! say), [`authority`] (managed certificates), [`requeue`], [`leader`], [`release_nodes`], [`check`], [`metrics`], [`telemetry`],
-//! [`sign`].
+//! [`sign`]. [`node`] is the agent of one node, a program of its own in the same image.
 //!
 //! ```text
 //! cluster ──► gather ──► validate ──► desired ──► apply ──► status
@@ -36,3 +36,4 @@ pub mod controllers;
 pub mod run;
 pub mod release_nodes;
 pub mod check;
+pub mod node;
