@@ -124,7 +124,10 @@ impl Writer {
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let api = self.api::<K>(live.namespace().as_deref());
         let patch = Patch::Apply(&patch);
-        let written = api.patch_status(&name, &params, &patch).await.map_err(|source| failed::<K>("write the status of", &name, source))?;
+        let written = api
+            .patch_status(&name, &params, &patch)
+            .await
+            .map_err(|source| failed::<K>("write the status of", &name, source))?;
         self.seen(store, &written, "status").await;
         Ok(true)
     }
@@ -243,7 +246,9 @@ impl Writer {
 fn covers<K: Kind>(live: &K, wanted: &Value) -> bool {
     let Ok(live) = serde_json::to_value(live) else { return false };
     let parts = wanted.as_object().into_iter().flatten();
-    parts.filter(|(key, _)| !["apiVersion", "kind"].contains(&key.as_str())).all(|(key, part)| contains(&live[key], part))
+    parts
+        .filter(|(key, _)| !["apiVersion", "kind"].contains(&key.as_str()))
+        .all(|(key, part)| contains(&live[key], part))
 }
 
 /// Whether `wanted` is part of `live`: fields that someone else added do not matter, entries of a list do.

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use aws_lc_rs::digest::{SHA256, digest};
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use rcgen::{
@@ -16,13 +17,13 @@ use x509_parser::{extensions::GeneralName, pem::parse_x509_pem};
 
 use crate::desired::tls::{Facts, Rotation, Seen, Step, leaf_is_due, next_step};
 
-const DAY: Duration = Duration::from_secs(86_400);
+const DAY: Duration = Duration::from_hours(24);
 /// The life of an authority.
 const AUTHORITY_LIFE: Duration = DAY.saturating_mul(3650);
 /// The life of a leaf.
 const LEAF_LIFE: Duration = DAY.saturating_mul(90);
 /// Clocks of nodes may be behind by this.
-const SKEW: Duration = Duration::from_secs(3600);
+const SKEW: Duration = Duration::from_hours(1);
 
 /// Why a certificate could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -121,12 +122,7 @@ impl Authority {
     }
 
     /// The leaf that shall be mounted: `held`, unless it is due. `None` only before the first step.
-    pub fn leaf(
-        &self,
-        held: Option<Pair>,
-        names: &BTreeSet<String>,
-        now: Timestamp,
-    ) -> Result<Option<Pair>, Error> {
+    pub fn leaf(&self, held: Option<Pair>, names: &BTreeSet<String>, now: Timestamp) -> Result<Option<Pair>, Error> {
         let Some((pair, own)) = self.current.as_ref().and_then(|pair| Some((pair, facts(&pair.certificate)?))) else {
             return Ok(None);
         };
@@ -166,18 +162,13 @@ pub fn facts(pem: &str) -> Option<Facts> {
         GeneralName::IPAddress(bytes) => address(bytes),
         _ => None,
     });
-    let digest = rustls::crypto::aws_lc_rs::default_provider()
-        .cipher_suites
-        .iter()
-        .find_map(|suite| suite.tls13().map(|suite| suite.common.hash_provider))
-        .filter(|hash| hash.output_len() == 32);
     Some(Facts {
         not_before: second(certificate.validity().not_before)?,
         not_after: second(certificate.validity().not_after)?,
         names: names.collect(),
         subject: hex::encode(certificate.subject().as_raw()),
         issuer: hex::encode(certificate.issuer().as_raw()),
-        fingerprint: digest.map(|hash| hex::encode(hash.hash(&pem.contents).as_ref()))?,
+        fingerprint: hex::encode(digest(&SHA256, &pem.contents)),
     })
 }
 
@@ -245,7 +236,8 @@ mod tests {
         assert!(authority.step("default", &seen(None, true, false)).is_ok_and(|changed| changed));
         let now = seen(None, true, true).now;
         let leaf = authority.leaf(None, &names, now).ok().flatten();
-        let first = leaf.as_ref().and_then(|leaf| facts(&leaf.certificate)).map(|facts| (facts.names, facts.fingerprint));
+        let first =
+            leaf.as_ref().and_then(|leaf| facts(&leaf.certificate)).map(|facts| (facts.names, facts.fingerprint));
         assert_eq!(first.as_ref().map(|(found, _)| found), Some(&names));
         let fingerprint = first.map(|(_, fingerprint)| fingerprint);
         assert!(authority.shows(leaf.as_ref(), fingerprint.as_deref()));

@@ -30,7 +30,10 @@ pub trait Kind:
 {
 }
 
-impl<K> Kind for K where K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize + Send + Sync + 'static {}
+impl<K> Kind for K where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize + Send + Sync + 'static
+{
+}
 
 /// All that is watched. Cheap to clone.
 #[derive(Clone)]

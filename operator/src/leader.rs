@@ -62,9 +62,8 @@ impl Leader {
             sleep(RETRY).await;
             match timeout(RENEW_WITHIN.saturating_sub(renewed.elapsed()), self.attempt(&mut watched)).await {
                 Ok(Ok(true)) => renewed = Instant::now(),
-                Ok(Ok(false)) => return,
                 Ok(Err(error)) => tracing::warn!(%error, "failed to renew the leader Lease, trying again"),
-                Err(_) => return,
+                Ok(Ok(false)) | Err(_) => return,
             }
         }
     }
@@ -73,7 +72,8 @@ impl Leader {
     pub async fn release(&self) {
         let given_back = async {
             let mut lease = self.leases.get(LEASE).await?;
-            if let Some(spec) = lease.spec.as_mut().filter(|spec| spec.holder_identity.as_ref() == Some(&self.identity)) {
+            if let Some(spec) = lease.spec.as_mut().filter(|spec| spec.holder_identity.as_ref() == Some(&self.identity))
+            {
                 spec.holder_identity = None;
                 spec.lease_duration_seconds = Some(1);
                 self.leases.replace(LEASE, &PostParams::default(), &lease).await?;

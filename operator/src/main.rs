@@ -35,7 +35,7 @@ enum Command {
     Check(CheckSettings),
     /// Prints every kind as YAML, for `kubectl apply --server-side -f -`.
     Crds,
-    /// Writes this node's containerd configuration as its NodeMirror says.
+    /// Writes this node's containerd configuration as its `NodeMirror` says.
     Node(NodeArguments),
 }
 

@@ -25,7 +25,7 @@ const EAGER: Duration = Duration::from_millis(500);
 /// Between two questions otherwise; also between two checks of an upstream that is bad.
 const LAZY: Duration = Duration::from_secs(15);
 /// Between two checks of an upstream that is good.
-const GOOD: Duration = Duration::from_secs(300);
+const GOOD: Duration = Duration::from_mins(5);
 /// For an answer of `/status`.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 /// For an answer of `/check`: the server's own limits towards upstreams come first.
@@ -248,9 +248,10 @@ impl Observer {
             let heard = self.observations.of(&server);
             for (repository, sign) in interest.checks {
                 let key = (server.clone(), repository.clone());
-                let due = asked.checks.get(&key).is_none_or(|(last, of, good)| {
-                    *of != sign || last.elapsed() >= if *good { GOOD } else { LAZY }
-                });
+                let due = asked
+                    .checks
+                    .get(&key)
+                    .is_none_or(|(last, of, good)| *of != sign || last.elapsed() >= if *good { GOOD } else { LAZY });
                 if due && heard.serves("RegistryMirror", &repository) && asked.running.insert(key) {
                     let (observer, server, origin) = (Arc::clone(self), server.clone(), origin.clone());
                     tokio::spawn(async move { observer.check(server, &origin, repository, sign).await });

@@ -29,7 +29,7 @@ use crate::{
 /// Between two looks at what agents report.
 const LOOK: Duration = Duration::from_secs(1);
 /// For how long the old leader may take to let the Lease go; it runs out after 15 s by itself.
-const LEASE_WITHIN: Duration = Duration::from_secs(60);
+const LEASE_WITHIN: Duration = Duration::from_mins(1);
 
 /// Why nodes could not be released.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +59,10 @@ pub async fn release_nodes(settings: &ReleaseSettings) -> Result<(), Error> {
     if left.is_empty() {
         println!("all nodes are as they were before; nothing is left");
     } else {
-        println!("left: {}. Their agents put the files back when they are there again and find `entries: []`.", left.join(", "));
+        println!(
+            "left: {}. Their agents put the files back when they are there again and find `entries: []`.",
+            left.join(", ")
+        );
     }
     Ok(())
 }
@@ -162,7 +165,8 @@ fn state(live: &NodeMirror, node: &Node) -> State {
 
 async fn remove_canaries(client: &Client, settings: &ReleaseSettings) -> Result<(), Error> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), &settings.node_namespace);
-    let ours = ListParams::default().labels("app.kubernetes.io/name=canary,app.kubernetes.io/managed-by=entrepot-operator");
+    let ours =
+        ListParams::default().labels("app.kubernetes.io/name=canary,app.kubernetes.io/managed-by=entrepot-operator");
     let found = match pods.list(&ours).await {
         Ok(found) => found.items,
         Err(error) => return Err(failed("list canary pods")(error)),
@@ -239,10 +243,10 @@ mod tests {
             (json!(1), &shown, "Unknown", State::Away),
             (Value::Null, &none, "True", State::NoAgent),
         ] {
-            let node: Node = serde_json::from_value(json!({"metadata": {"name": "a"},
+            let own: Node = serde_json::from_value(json!({"metadata": {"name": "a"},
                 "status": {"conditions": [{"type": "Ready", "status": ready}]}}))
             .expect("should be a Node");
-            assert_eq!(state(&live(&observed, entries), &node), expected, "{observed} {entries} {ready}");
+            assert_eq!(state(&live(&observed, entries), &own), expected, "{observed} {entries} {ready}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 /// The first wait; each failure doubles it.
 const FIRST: Duration = Duration::from_secs(1);
 /// The longest wait.
-const LONGEST: Duration = Duration::from_secs(120);
+const LONGEST: Duration = Duration::from_mins(2);
 
 /// What went wrong, as far as it decides when to try again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,9 +33,9 @@ impl Requeue {
     /// Whether an object is tried now. Another version of it always is.
     #[must_use]
     pub fn is_due(&self, key: &str, version: &str, now: Duration) -> bool {
-        self.waiting.get(key).is_none_or(|waiting| {
-            waiting.version != version || waiting.until.is_some_and(|until| until <= now)
-        })
+        self.waiting
+            .get(key)
+            .is_none_or(|waiting| waiting.version != version || waiting.until.is_some_and(|until| until <= now))
     }
 
     /// Records that an object is in line.

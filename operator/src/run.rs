@@ -100,10 +100,13 @@ async fn lead(client: Client, settings: Settings, metrics: Arc<Metrics>) -> Resu
     Ok(())
 }
 
-/// The pod's name, which is its host name, with an end that tells two processes of one pod apart.
+/// The pod's name, so that a restarted container goes on with the Lease it has. Outside of a pod: a name of this process.
 fn identity(settings: &Settings) -> String {
     settings.identity.clone().unwrap_or_else(|| {
         let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "operator".to_owned());
+        if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
+            return host;
+        }
         let now = jiff::Timestamp::now().as_nanosecond();
         let sign = crate::sign::hash(&serde_json::json!([host, std::process::id(), now.to_string()]));
         format!("{host}_{}", &sign[..8])

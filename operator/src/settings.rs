@@ -28,7 +28,7 @@ pub struct Settings {
     /// Where `/livez`, `/readyz` and `/metrics` are.
     #[arg(long, env = "ENTREPOT_METRICS", default_value = "0.0.0.0:9090")]
     pub metrics: SocketAddr,
-    /// How this process calls itself in the leader Lease. Default: the pod's host name with a random end.
+    /// How this process calls itself in the leader Lease. Default: the pod's name; outside of a pod a name of its own.
     #[arg(long, env = "ENTREPOT_IDENTITY")]
     pub identity: Option<String>,
     /// The port on which cache servers report. Theirs is 9090; another one is of use in tests only.

@@ -1,8 +1,7 @@
 //! What is said of objects: conditions, counts, events. Pure. May import `gather`, `observe`, `validate` and `desired`.
 
 use crds::{
-    CacheServerStatus, RegistryMirror, RegistryMirrorStatus, conditions,
-    node_mirror::EntryState,
+    CacheServerStatus, RegistryMirror, RegistryMirrorStatus, conditions, node_mirror::EntryState,
     registry_mirror::NodeCounts,
 };
 use jiff::Timestamp;
@@ -10,7 +9,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt;
 
 use crate::{
-    desired::{claim::claim_name, node_entries::{Endpoint, in_force, is_ready, is_verified}},
+    desired::{
+        claim::claim_name,
+        node_entries::{Endpoint, in_force, is_ready, is_verified},
+    },
     gather::Gathered,
     observe::Heard,
     validate::{Valid, Verdict, registry},
@@ -69,6 +71,9 @@ pub fn conditions_of(held: &[Condition], facts: Vec<Fact>, generation: Option<i6
         .collect()
 }
 
+/// Reasons that pass by themselves in seconds: an event of each would only hide the others.
+const PASSING: [&str; 2] = ["Loading", "RollingOut"];
+
 /// The conditions that became another status or another reason: those are worth an event.
 #[must_use]
 pub fn transitions<'a>(held: &[Condition], new: &'a [Condition]) -> Vec<&'a Condition> {
@@ -76,7 +81,12 @@ pub fn transitions<'a>(held: &[Condition], new: &'a [Condition]) -> Vec<&'a Cond
         held.iter().any(|held| held.type_ == one.type_ && held.status == one.status && held.reason == one.reason)
     };
     new.iter()
-        .filter(|condition| condition.status != "Unknown" && condition.type_ != conditions::PROGRESSING && !same(condition))
+        .filter(|condition| {
+            condition.status != "Unknown"
+                && condition.type_ != conditions::PROGRESSING
+                && !PASSING.contains(&condition.reason.as_str())
+                && !same(condition)
+        })
         .collect()
 }
 
@@ -164,13 +174,27 @@ fn storage(gathered: &Gathered, heard: &Heard) -> Fact {
     let problem = heard.report.as_ref().and_then(|report| report.store.problem.clone());
     if let Some(name) = claim_name(&gathered.server) {
         let Some(claim) = &gathered.claim else {
-            return Fact::no(kind, "ClaimNotFound", format!("there is no PersistentVolumeClaim {name}; create it, or correct spec.storage.volume.existingClaim"));
+            return Fact::no(
+                kind,
+                "ClaimNotFound",
+                format!(
+                    "there is no PersistentVolumeClaim {name}; create it, or correct spec.storage.volume.existingClaim"
+                ),
+            );
         };
         let phase = claim.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_default();
         let class = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.clone());
         match phase.as_str() {
             "Bound" => {}
-            "Lost" => return Fact::no(kind, "ClaimLost", format!("the volume behind the claim {name} is gone; restore it, or delete the claim to begin with an empty one")),
+            "Lost" => {
+                return Fact::no(
+                    kind,
+                    "ClaimLost",
+                    format!(
+                        "the volume behind the claim {name} is gone; restore it, or delete the claim to begin with an empty one"
+                    ),
+                );
+            }
             _ => {
                 let class = match class.as_deref() {
                     None => "it has no storage class and the cluster no default one; mark a StorageClass as the default, or make a volume for it by hand".to_owned(),
@@ -261,11 +285,27 @@ fn ready(mirror: &RegistryMirror, view: &ServerView<'_>, upstream: &Fact) -> Fac
     let (name, server) = (mirror.name_any(), &mirror.spec.server);
     let (valid, heard, trouble) = match view {
         ServerView::Missing(known) => {
-            let known = if known.is_empty() { "there is none yet".to_owned() } else { format!("there are: {}", known.join(", ")) };
-            return Fact::no(kind, "ServerNotFound", format!("spec.server names the CacheServer {server:?}, which does not exist ({known}); create it, or correct spec.server"));
+            let known = if known.is_empty() {
+                "there is none yet".to_owned()
+            } else {
+                format!("there are: {}", known.join(", "))
+            };
+            return Fact::no(
+                kind,
+                "ServerNotFound",
+                format!(
+                    "spec.server names the CacheServer {server:?}, which does not exist ({known}); create it, or correct spec.server"
+                ),
+            );
         }
         ServerView::Leaving => {
-            return Fact::no(kind, "ServerDeleted", format!("the CacheServer {server} is being deleted; set spec.server to another one, or delete this mirror"));
+            return Fact::no(
+                kind,
+                "ServerDeleted",
+                format!(
+                    "the CacheServer {server} is being deleted; set spec.server to another one, or delete this mirror"
+                ),
+            );
         }
         ServerView::There { valid, heard, trouble, .. } => (valid, heard, trouble),
     };
@@ -289,10 +329,18 @@ fn ready(mirror: &RegistryMirror, view: &ServerView<'_>, upstream: &Fact) -> Fac
         return Fact::no(kind, "Loading", "the cache server has not loaded this version yet; that takes a few seconds");
     }
     if !mirror.spec.online {
-        return Fact::yes(kind, "Offline", "it is served as written: online is false, so every request is answered 503");
+        return Fact::yes(
+            kind,
+            "Offline",
+            "it is served as written: online is false, so every request is answered 503",
+        );
     }
     if upstream.status == "False" {
-        return Fact::yes(kind, "ServingCachedOnly", "it is served as written, but the upstream does not answer (see UpstreamReachable): only what is cached already can be pulled");
+        return Fact::yes(
+            kind,
+            "ServingCachedOnly",
+            "it is served as written, but the upstream does not answer (see UpstreamReachable): only what is cached already can be pulled",
+        );
     }
     Fact::yes(kind, "Serving", "it is served as written here")
 }
@@ -306,11 +354,20 @@ fn upstream(mirror: &RegistryMirror, view: &ServerView<'_>, held: &[Condition]) 
         ServerView::There { heard, .. } => heard.upstreams.get(&mirror.name_any()),
         _ => None,
     };
+    if !matches!(view, ServerView::There { .. }) {
+        return Fact::unknown(kind, "NoServer", "there is no cache server that could ask it");
+    }
     let message = answer.and_then(|answer| answer.message.clone()).filter(|message| !message.is_empty());
     match answer.map(|answer| answer.state.as_str()) {
         Some("Reachable") => Fact::yes(kind, "Reachable", "the upstream answers"),
-        Some("Denied") => Fact::no(kind, "Denied", message.unwrap_or_else(|| "the upstream refuses these credentials; correct the Secret".to_owned())),
-        Some("Unreachable") => Fact::no(kind, "Unreachable", message.unwrap_or_else(|| "the upstream does not answer".to_owned())),
+        Some("Denied") => Fact::no(
+            kind,
+            "Denied",
+            message.unwrap_or_else(|| "the upstream refuses these credentials; correct the Secret".to_owned()),
+        ),
+        Some("Unreachable") => {
+            Fact::no(kind, "Unreachable", message.unwrap_or_else(|| "the upstream does not answer".to_owned()))
+        }
         _ => {
             // What was known before this process began stays until it is asked anew.
             let before = held.iter().find(|condition| {
@@ -361,7 +418,11 @@ fn nodes_configured(nodes: &[(String, NodeState)]) -> Fact {
     }
     let summary = format!("{} of {all} nodes verified", all - open.len());
     if all == 0 {
-        return Fact::no(kind, "NoNodes", "no node of this cluster is meant; correct spec.nodes.selector, or add nodes with these labels");
+        return Fact::no(
+            kind,
+            "NoNodes",
+            "no node of this cluster is meant; correct spec.nodes.selector, or add nodes with these labels",
+        );
     }
     if open.is_empty() {
         return Fact::yes(kind, "AllVerified", summary);
@@ -389,8 +450,12 @@ pub fn node_state(
         return NodeState::Pending("the node is not ready".to_owned());
     }
     let Some(live) = live else { return NodeState::Pending("its turn has not come yet".to_owned()) };
-    let entries: Vec<_> =
-        live.spec.entries.iter().filter(|entry| entry.repository == repository && registries.contains(&entry.registry)).collect();
+    let entries: Vec<_> = live
+        .spec
+        .entries
+        .iter()
+        .filter(|entry| entry.repository == repository && registries.contains(&entry.registry))
+        .collect();
     if entries.len() < registries.len() {
         return NodeState::Pending("its turn has not come yet".to_owned());
     }
@@ -425,7 +490,9 @@ pub fn node_state(
     }
     let verified = status.conditions.iter().find(|condition| condition.type_ == conditions::VERIFIED);
     let why = verified.filter(|condition| condition.status == "False").map(|condition| condition.message.clone());
-    NodeState::Configured(why.unwrap_or_else(|| "its files are written; the pull that proves it is under way".to_owned()))
+    NodeState::Configured(
+        why.unwrap_or_else(|| "its files are written; the pull that proves it is under way".to_owned()),
+    )
 }
 
 #[cfg(test)]

@@ -24,7 +24,9 @@ const STATUS_PORT: u16 = 9090;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// The Secret is not there.
-    #[error("{field} names the Secret {secret:?}, which is not in the namespace {namespace}; create it there with {wanted}")]
+    #[error(
+        "{field} names the Secret {secret:?}, which is not in the namespace {namespace}; create it there with {wanted}"
+    )]
     SecretNotFound {
         /// Where the spec names it.
         field: String,
@@ -36,7 +38,9 @@ pub enum Problem {
         wanted: &'static str,
     },
     /// The Secret lacks a key.
-    #[error("{field} names the Secret {secret:?}, which has no key {missing:?}; it must have {wanted} (it has {found})")]
+    #[error(
+        "{field} names the Secret {secret:?}, which has no key {missing:?}; it must have {wanted} (it has {found})"
+    )]
     SecretKeyMissing {
         /// Where the spec names it.
         field: String,
@@ -62,7 +66,10 @@ pub enum Problem {
         must: &'static str,
     },
     /// A Secret has the name of ours.
-    #[error("{field} must not name a Secret {0:?}: the managed certificate stands there; rename the Secret", names::MANAGED_TLS)]
+    #[error(
+        "{field} must not name a Secret {0:?}: the managed certificate stands there; rename the Secret",
+        names::MANAGED_TLS
+    )]
     SecretReserved {
         /// Where the spec names it.
         field: String,
@@ -74,7 +81,9 @@ pub enum Problem {
         url: String,
     },
     /// Two mirrors of one server stand for one registry.
-    #[error("{registry} is already what the mirror {holder} stands for on this cache server; set upstream.registry to another name, or delete one of the two")]
+    #[error(
+        "{registry} is already what the mirror {holder} stands for on this cache server; set upstream.registry to another name, or delete one of the two"
+    )]
     RegistryTaken {
         /// The registry.
         registry: String,
@@ -177,7 +186,11 @@ pub fn validate(gathered: &Gathered, namespace: &str, leaving: &BTreeSet<String>
         if let Some(document) = document {
             claims.take(&document);
             let registry = registry_of_document(&document).unwrap_or_default();
-            valid.holders.push(RegistryHolder { registry, repository: name.clone(), uid: mirror.uid().unwrap_or_default() });
+            valid.holders.push(RegistryHolder {
+                registry,
+                repository: name.clone(),
+                uid: mirror.uid().unwrap_or_default(),
+            });
             valid.documents.push(document);
             valid.secrets.extend(secrets);
         }
@@ -228,7 +241,8 @@ fn last_good<'a>(
 
 fn kept_secrets(document: &Value, mounted: &BTreeMap<String, ByteString>) -> BTreeMap<String, ByteString> {
     let spec = &document["spec"];
-    let connectors = spec["connectors"].as_array().into_iter().flatten().map(|connector| &connector["tls"]["secretRef"]);
+    let connectors =
+        spec["connectors"].as_array().into_iter().flatten().map(|connector| &connector["tls"]["secretRef"]);
     let references = [&spec["upstream"]["credentialsSecretRef"], &spec["upstream"]["clientCertificateSecretRef"]];
     let secrets: Vec<&str> =
         references.into_iter().chain(connectors).filter_map(|reference| reference["name"].as_str()).collect();
@@ -281,8 +295,12 @@ impl Claims {
                 (Some(STATUS_PORT), _) => {
                     (format!("port {STATUS_PORT}"), Some("the port on which the cache server reports".to_owned()))
                 }
-                (Some(port), _) => (format!("port {port}"), self.ports.get(&port).map(|name| format!("the mirror {name}"))),
-                (None, Some(host)) => (format!("host {host}"), self.hosts.get(host).map(|name| format!("the mirror {name}"))),
+                (Some(port), _) => {
+                    (format!("port {port}"), self.ports.get(&port).map(|name| format!("the mirror {name}")))
+                }
+                (None, Some(host)) => {
+                    (format!("host {host}"), self.hosts.get(host).map(|name| format!("the mirror {name}")))
+                }
                 (None, None) => continue,
             };
             let twice = (!own.insert(text.clone())).then(|| "another connector of this mirror".to_owned());
@@ -382,12 +400,12 @@ impl Judge<'_> {
             }
             return Ok(flat(reference, &data, &[".dockerconfigjson"]));
         }
-        self.with_keys(field, reference, &data, ["username", "password"], CREDENTIALS)
+        Self::with_keys(field, reference, &data, ["username", "password"], CREDENTIALS)
     }
 
     fn certificate(&self, field: &str, reference: &SecretRef) -> Result<BTreeMap<String, ByteString>, Problem> {
         let data = self.data(field, reference, CERTIFICATE)?;
-        self.with_keys(field, reference, &data, ["tls.crt", "tls.key"], CERTIFICATE)
+        Self::with_keys(field, reference, &data, ["tls.crt", "tls.key"], CERTIFICATE)
     }
 
     fn data(
@@ -409,7 +427,6 @@ impl Judge<'_> {
     }
 
     fn with_keys(
-        &self,
         field: &str,
         reference: &SecretRef,
         data: &BTreeMap<String, ByteString>,
@@ -458,9 +475,10 @@ mod tests {
         serde_json::from_value(value).expect("should be an object of its kind")
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "callers write the value in place")]
     fn mirror(name: &str, spec: Value) -> Arc<RegistryMirror> {
-        read(json!({"apiVersion": "entrepot.dev/v1alpha1", "kind": "RegistryMirror",
-            "metadata": {"name": name, "uid": format!("uid-{name}"), "generation": 2}, "spec": spec}))
+        Arc::new(read(json!({"apiVersion": "entrepot.dev/v1alpha1", "kind": "RegistryMirror",
+            "metadata": {"name": name, "uid": format!("uid-{name}"), "generation": 2}, "spec": spec})))
     }
 
     fn plain(name: &str) -> Arc<RegistryMirror> {
@@ -513,7 +531,10 @@ mod tests {
     #[test]
     fn the_missing_key_of_a_secret_is_named() {
         for (keys, expected) in [
-            (vec![("username", "u")], "has no key \"password\"; it must have username and password, or .dockerconfigjson (it has username)"),
+            (
+                vec![("username", "u")],
+                "has no key \"password\"; it must have username and password, or .dockerconfigjson (it has username)",
+            ),
             (vec![("token", "u")], "has no key \"username\""),
             (vec![("username", "u"), ("password", "")], "whose key \"password\" must not be empty"),
             (vec![(".dockerconfigjson", "{}")], "must be JSON with `auths`"),
@@ -542,7 +563,8 @@ mod tests {
         };
         assert!(taken(&judged(&gathered), "b").contains("already what the mirror a stands for"));
         let mut server = CacheServer::new("default", crds::CacheServerSpec::default());
-        server.status = Some(read(json!({"registries": [{"registry": "r.example.com", "repository": "b", "uid": "uid-b"}]})));
+        server.status =
+            Some(read(json!({"registries": [{"registry": "r.example.com", "repository": "b", "uid": "uid-b"}]})));
         gathered.server = Arc::new(server);
         let found = judged(&gathered);
         assert!(taken(&found, "a").contains("already what the mirror b stands for"));
@@ -561,7 +583,8 @@ mod tests {
                 let url = format!("https://{name}.example.com");
                 mirror(name, json!({"upstream": {"url": url}, "connectors": [connector]}))
             };
-            let first = if connector["port"] == 5000 || connector["port"] == 9090 { plain("a") } else { spec("a", &connector) };
+            let first =
+                if connector["port"] == 5000 || connector["port"] == 9090 { plain("a") } else { spec("a", &connector) };
             let found = judged(&gathered(&[first, spec("b", &connector)]));
             let Verdict::Refused(problem) = &found.verdicts["b"] else { unreachable!("{expected}") };
             assert!(problem.to_string().contains(expected), "{problem}");
@@ -577,7 +600,7 @@ mod tests {
         let mut server = CacheServer::new("default", crds::CacheServerSpec::default());
         server.status = Some(read(json!({"registries": first.holders})));
         let mut bad = gathered(&[with_secret("b")]);
-        bad.config_map = Some(read(config_map(&server, "entrepot-system", &first.documents)));
+        bad.config_map = Some(Arc::new(read(config_map(&server, "entrepot-system", &first.documents))));
         bad.server = Arc::new(server);
         secret(&mut bad, "cache-default", &[("s_username", "u"), ("s_password", "p"), ("t_username", "x")]);
         let found = judged(&bad);

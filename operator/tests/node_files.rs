@@ -1,4 +1,5 @@
 //! What someone else had in certs.d comes back byte for byte, whatever happened in between.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{
     collections::BTreeMap,
@@ -170,7 +171,7 @@ impl Host {
             if self.before.get(&path).is_some_and(|old| old.2 == content) {
                 continue;
             }
-            assert_eq!(owner(&content), Owner::Us, "{context}: {path:?}");
+            assert_eq!(owner(&content), Owner::Us, "{context}: {}", path.display());
             let beside = self.certs().join(&path).with_file_name(names::authority(CA));
             assert_eq!(fs::read_to_string(beside).unwrap(), CA, "{context}");
         }
@@ -373,7 +374,7 @@ fn what_cannot_be_merged_stays_and_is_named() {
     ] {
         let host = Host::new(&of(&[fixture]));
         let (_, outcomes) = host.apply(&host.disk(), &entries(Foreign::Prepend)[..1]).unwrap();
-        let Outcome::Conflict(conflict) = &outcomes[0] else { panic!("{outcomes:?}") };
+        let Outcome::Conflict(conflict) = &outcomes[0] else { unreachable!("{outcomes:?}") };
         assert_eq!(conflict.reason(), reason);
         assert_eq!(tree(&host.certs()), host.before, "{reason}");
     }

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::cluster::bearer::Bearer;
 use crate::cluster::inventory::{self, KINDS, NODE, SYSTEM};
 use crate::cluster::runtime::PAUSE;
-use crate::cluster::{Cluster, trail};
+use crate::cluster::{Cluster, ClusterWorld, demonstration, trail};
 use crate::suite::ClusterCase;
 
 /// The release.

@@ -15,9 +15,7 @@ use std::{
 };
 
 use crds::{CacheServer, RegistryMirror};
-use k8s_openapi::{
-    api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::Condition,
-};
+use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{
     Resource, ResourceExt,
     runtime::events::{Event, EventType, Recorder},
@@ -27,7 +25,10 @@ use tokio::time::{sleep, timeout};
 use crate::{
     apply::{self, Writer},
     cluster::{Cluster, chain},
-    desired::{names, node_entries::{Remains, remains}},
+    desired::{
+        names,
+        node_entries::{Remains, remains},
+    },
     metrics::Metrics,
     observe::Observations,
     requeue::{Failure, Requeue},
@@ -40,7 +41,7 @@ const RESYNC: Duration = Duration::from_secs(15);
 /// For how long changes are collected before they are looked at.
 const GATHER: Duration = Duration::from_millis(50);
 /// For how long a node that is not ready is waited for before its files are left to themselves.
-const UNREACHABLE_GRACE: Duration = Duration::from_secs(300);
+const UNREACHABLE_GRACE: Duration = Duration::from_mins(5);
 
 /// What all controllers share.
 pub struct Context {
@@ -120,19 +121,19 @@ async fn pass(context: &Context, requeue: &mut Requeue, nodes: &mut node_mirror:
         let (key, version) = (format!("CacheServer/{}", server.name_any()), version(&server.metadata));
         if requeue.is_due(&key, &version, context.now()) {
             let outcome = cache_server::reconcile(context, &server, &leaving).await;
-            settle(context, requeue, "cache_server", key, &version, outcome);
+            settle(context, requeue, "cache_server", &key, &version, outcome);
         }
     }
     let key = "NodeMirror/".to_owned();
     if requeue.is_due(&key, "", context.now()) {
         let outcome = node_mirror::reconcile(context, &leaving, nodes).await;
-        settle(context, requeue, "node_mirror", key, "", outcome);
+        settle(context, requeue, "node_mirror", &key, "", outcome);
     }
     for mirror in sorted(context.cluster.mirrors.state()) {
         let (key, version) = (format!("RegistryMirror/{}", mirror.name_any()), version(&mirror.metadata));
         if requeue.is_due(&key, &version, context.now()) {
             let outcome = registry_mirror::reconcile(context, &mirror, &leaving).await;
-            settle(context, requeue, "registry_mirror", key, &version, outcome);
+            settle(context, requeue, "registry_mirror", &key, &version, outcome);
         }
     }
 }
@@ -141,17 +142,17 @@ fn settle(
     context: &Context,
     requeue: &mut Requeue,
     controller: &'static str,
-    key: String,
+    key: &str,
     version: &str,
     outcome: Result<(), apply::Error>,
 ) {
     context.metrics.reconciled(controller, outcome.is_ok());
     match outcome {
-        Ok(()) => requeue.succeeded(&key),
+        Ok(()) => requeue.succeeded(key),
         Err(error) => {
             tracing::warn!(object = key, error = %chain(&error), "failed to bring an object in line, trying again");
             let failure = if error.is_refusal() { Failure::Refused } else { Failure::Passing };
-            requeue.failed(&key, version, failure, context.now());
+            requeue.failed(key, version, failure, context.now());
         }
     }
 }

@@ -8,7 +8,10 @@ use std::{
 
 use crds::{NodeMirror, NodeMirrorSpec, NodeMirrorStatus, RegistryMirror, conditions, node_mirror::Verified};
 use jiff::Timestamp;
-use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::apis::meta::v1::{Condition, Time}};
+use k8s_openapi::{
+    api::core::v1::Node,
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+};
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
@@ -35,11 +38,7 @@ pub struct Memory {
 }
 
 /// Gives the next nodes what they shall write, and takes the next step of each node's canary.
-pub async fn reconcile(
-    context: &Context,
-    leaving: &BTreeSet<String>,
-    memory: &mut Memory,
-) -> Result<(), apply::Error> {
+pub async fn reconcile(context: &Context, leaving: &BTreeSet<String>, memory: &mut Memory) -> Result<(), apply::Error> {
     let endpoints = endpoints(context, leaving);
     let mirrors = context.cluster.mirrors.state();
     let offers = offers_of(&mirrors, &endpoints, &context.cluster);
@@ -192,9 +191,12 @@ async fn verify(context: &Context, live: &Arc<NodeMirror>, memory: &mut Memory) 
 
 /// When any cache server saw a nonce.
 fn seen(context: &Context, nonce: &str) -> Option<String> {
-    context.cluster.servers.state().iter().find_map(|server| {
-        context.observations.of(&server.name_any()).report?.probes.get(nonce).cloned()
-    })
+    context
+        .cluster
+        .servers
+        .state()
+        .iter()
+        .find_map(|server| context.observations.of(&server.name_any()).report?.probes.get(nonce).cloned())
 }
 
 /// Writes the operator's part of a node's status: the agent's is its own.

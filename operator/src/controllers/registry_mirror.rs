@@ -15,7 +15,10 @@ use super::{Context, is_released, is_withdrawn, node_mirror::offers_of, set_fina
 use crate::{
     apply,
     cluster::global,
-    desired::{config_map, names, node_entries::{Offer, plan}},
+    desired::{
+        config_map, names,
+        node_entries::{Offer, plan},
+    },
     gather::{Gathered, gather},
     status::{self, NodeState, ServerView},
     validate::{registry, validate},
@@ -31,7 +34,9 @@ pub async fn reconcile(
     if mirror.metadata.deletion_timestamp.is_some() {
         return release(context, mirror, leaving).await;
     }
-    let needed = mirror.spec.nodes.is_some() || !is_released(context, mirror);
+    // One that gave its nodes up keeps the finalizer until they did too.
+    let has = mirror.finalizers().iter().any(|finalizer| finalizer == names::FINALIZER);
+    let needed = mirror.spec.nodes.is_some() || (has && !is_released(context, mirror));
     if set_finalizer(context, mirrors, mirror.as_ref(), needed).await? {
         return Ok(());
     }
@@ -47,10 +52,8 @@ async fn release(context: &Context, mirror: &RegistryMirror, leaving: &BTreeSet<
     let left = shown_on(context, mirror).unreachable;
     if !left.is_empty() && waited_for_long(mirror) {
         let nodes: Vec<String> = left.into_iter().collect();
-        let note = format!(
-            "these nodes are not ready and keep their files until their agents are back: {}",
-            nodes.join(", ")
-        );
+        let note =
+            format!("these nodes are not ready and keep their files until their agents are back: {}", nodes.join(", "));
         context.publish(mirror, false, "NodesLeft", &note).await;
     }
     set_finalizer(context, &context.cluster.mirrors, mirror, false).await?;
@@ -112,11 +115,7 @@ fn trouble(gathered: &Gathered) -> Option<String> {
 }
 
 /// How each node that a mirror means fares with it, by name.
-fn nodes(
-    context: &Context,
-    mirror: &RegistryMirror,
-    server: Option<&crds::CacheServer>,
-) -> Vec<(String, NodeState)> {
+fn nodes(context: &Context, mirror: &RegistryMirror, server: Option<&crds::CacheServer>) -> Vec<(String, NodeState)> {
     let name = mirror.name_any();
     if is_withdrawn(mirror, server) {
         return Vec::new();

@@ -18,7 +18,7 @@ const DEADLINE_SECONDS: i64 = 60;
 /// The first wait after a canary that was not seen; each failure doubles it.
 const FIRST_WAIT: Duration = Duration::from_secs(30);
 /// The longest wait.
-const LONGEST_WAIT: Duration = Duration::from_secs(300);
+const LONGEST_WAIT: Duration = Duration::from_mins(5);
 
 /// How a node's canaries went so far, as this process knows. Times are since any fixed moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -101,12 +101,12 @@ fn may_be_asked(live: &NodeMirror) -> bool {
         .iter()
         .any(|condition| condition.type_ == conditions::RUNTIME_READS_FILES && condition.status == "False");
     let registry = live.spec.canary.as_ref().map(|canary| &canary.registry);
-    let states: Vec<_> = status.entries.iter().filter(|state| Some(&state.registry) == registry).collect();
+    let own: Vec<_> = status.entries.iter().filter(|state| Some(&state.registry) == registry).collect();
     // An agent that does not list the canary says by the first entry whether it wrote.
-    let written = if states.is_empty() {
+    let written = if own.is_empty() {
         status.entries.iter().any(|state| state.state == crds::node_mirror::EntryState::Configured)
     } else {
-        states.iter().any(|state| state.state == crds::node_mirror::EntryState::Configured)
+        own.iter().any(|state| state.state == crds::node_mirror::EntryState::Configured)
     };
     is_observed(live) && written && !deaf
 }
@@ -215,14 +215,17 @@ mod tests {
 
     #[test]
     fn a_canary_goes_from_its_start_to_its_end() {
-        let (waiting, node, none) = (live("", "Configured", "True"), node("True"), Attempts::default());
-        let at = |pod: &Pod, seen| next(&waiting, Some(&node), Some(pod), seen, &none, Duration::ZERO);
+        let (waiting, node, fresh) = (live("", "Configured", "True"), node("True"), Attempts::default());
+        let at = |pod: &Pod, seen| next(&waiting, Some(&node), Some(pod), seen, &fresh, Duration::ZERO);
         assert_eq!(at(&pod_in("Pending", "n"), false), Action::None);
         assert_eq!(at(&pod_in("Pending", "n"), true), Action::Verified);
         assert_eq!(at(&pod_in("Failed", "n"), false), Action::Failed);
         assert_eq!(at(&pod_in("Pending", "old"), false), Action::Remove);
         let done = live("n", "Configured", "True");
-        assert_eq!(next(&done, Some(&node), Some(&pod_in("Succeeded", "n")), true, &none, Duration::ZERO), Action::Remove);
+        assert_eq!(
+            next(&done, Some(&node), Some(&pod_in("Succeeded", "n")), true, &fresh, Duration::ZERO),
+            Action::Remove
+        );
     }
 
     #[test]
@@ -238,6 +241,6 @@ mod tests {
         let ended = pod_in("Failed", "n");
         assert_eq!(next(&waiting, Some(&node), Some(&ended), false, &attempts, Duration::ZERO), Action::Remove);
         assert_eq!(next(&waiting, Some(&node), None, false, &attempts, Duration::from_secs(299)), Action::None);
-        assert_eq!(next(&waiting, Some(&node), None, false, &attempts, Duration::from_secs(300)), Action::Start);
+        assert_eq!(next(&waiting, Some(&node), None, false, &attempts, Duration::from_mins(5)), Action::Start);
     }
 }

@@ -1,10 +1,7 @@
 //! The configuration of a cache server: the objects themselves, without what only works in a cluster.
 //! May import `labels` and `names`.
 
-use crds::{
-    CacheServer, CacheServerSpec, RegistryMirror,
-    cache_server::TlsMode,
-};
+use crds::{CacheServer, CacheServerSpec, RegistryMirror, cache_server::TlsMode};
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
@@ -23,14 +20,13 @@ pub fn config_map(server: &CacheServer, namespace: &str, documents: &[Value]) ->
 
 /// The documents as one YAML stream.
 fn text(documents: &[Value]) -> String {
-    documents
-        .iter()
-        .map(|document| {
-            // JSON is YAML; what serde_saphyr does not write as blocks is written so.
-            let body = serde_saphyr::to_string(document).unwrap_or_else(|_| document.to_string());
-            format!("---\n{}\n", body.trim_end())
-        })
-        .collect()
+    documents.iter().flat_map(|document| ["---\n".to_owned(), body(document), "\n".to_owned()]).collect()
+}
+
+fn body(document: &Value) -> String {
+    // JSON is YAML: what serde_saphyr does not write as blocks is written so.
+    let text = serde_saphyr::to_string(document).unwrap_or_else(|_| document.to_string());
+    text.trim_end().to_owned()
 }
 
 /// The documents of a `ConfigMap` as it was written before; empty if it cannot be read.
@@ -44,12 +40,12 @@ pub fn documents(text: &str) -> Vec<Value> {
 pub fn mirror_document(mirror: &RegistryMirror) -> Value {
     let mut spec = json!(mirror.spec);
     remove(&mut spec, "nodes");
-    document("RegistryMirror", &mirror.name_any(), mirror.meta().generation, spec)
+    document("RegistryMirror", &mirror.name_any(), mirror.meta().generation, &spec)
 }
 
 /// A server as the cache server reads it. A default repository that is not served is left out.
 #[must_use]
-pub fn server_document(server: &CacheServer, served: &[String]) -> Value {
+pub fn server_document(server: &CacheServer, repositories: &[String]) -> Value {
     let mut spec = json!(server.spec);
     for field in CacheServerSpec::WORKLOAD_FIELDS {
         remove(&mut spec, field);
@@ -59,13 +55,13 @@ pub fn server_document(server: &CacheServer, served: &[String]) -> Value {
         TlsMode::Secret => json!({"mode": "Secret", "secretRef": server.spec.tls.secret_ref}),
         TlsMode::Disabled => json!({"mode": "Disabled"}),
     };
-    if server.spec.default_repository.as_ref().is_some_and(|name| !served.contains(name)) {
+    if server.spec.default_repository.as_ref().is_some_and(|name| !repositories.contains(name)) {
         remove(&mut spec, "defaultRepository");
     }
-    document("CacheServer", &server.name_any(), server.meta().generation, spec)
+    document("CacheServer", &server.name_any(), server.meta().generation, &spec)
 }
 
-fn document(kind: &str, name: &str, generation: Option<i64>, spec: Value) -> Value {
+fn document(kind: &str, name: &str, generation: Option<i64>, spec: &Value) -> Value {
     json!({
         "apiVersion": RegistryMirror::api_version(&()),
         "kind": kind,
@@ -86,7 +82,8 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read_back() {
-        let spec = json!({"upstream": {"url": "https://a.example.com", "caBundle": "-----BEGIN X\nab: c\n"}, "nodes": {}});
+        let spec =
+            json!({"upstream": {"url": "https://a.example.com", "caBundle": "-----BEGIN X\nab: c\n"}, "nodes": {}});
         let mirror = RegistryMirror::new("a", serde_json::from_value(spec).expect("should be a mirror"));
         let written = vec![mirror_document(&mirror)];
         assert!(written[0]["spec"].get("nodes").is_none());
@@ -95,7 +92,8 @@ mod tests {
 
     #[test]
     fn a_server_document_has_no_field_that_only_works_in_a_cluster() {
-        let spec = json!({"image": "x", "storage": {"emptyDir": {}}, "priorityClassName": "p", "defaultRepository": "gone"});
+        let spec =
+            json!({"image": "x", "storage": {"emptyDir": {}}, "priorityClassName": "p", "defaultRepository": "gone"});
         let server = CacheServer::new("a", serde_json::from_value(spec).expect("should be a server"));
         let document = server_document(&server, &["other".to_owned()]);
         assert_eq!(document["spec"]["tls"]["secretRef"]["name"], names::MANAGED_TLS);

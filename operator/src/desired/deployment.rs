@@ -154,13 +154,12 @@ fn with(mut object: Value, field: &str, value: Value) -> Value {
 
 fn volumes(server: &CacheServer) -> Value {
     let name = names::objects(&server.name_any());
-    let data = match claim::claim_name(server) {
-        Some(claim) => json!({"name": "data", "persistentVolumeClaim": {"claimName": claim}}),
-        None => {
-            let limit = server.spec.storage.as_ref().and_then(|storage| storage.empty_dir.as_ref()?.size_limit);
-            let empty_dir = limit.map_or_else(|| json!({}), |limit| json!({"sizeLimit": limit}));
-            json!({"name": "data", "emptyDir": empty_dir})
-        }
+    let data = if let Some(claim) = claim::claim_name(server) {
+        json!({"name": "data", "persistentVolumeClaim": {"claimName": claim}})
+    } else {
+        let limit = server.spec.storage.as_ref().and_then(|storage| storage.empty_dir.as_ref()?.size_limit);
+        let empty_dir = limit.map_or_else(|| json!({}), |limit| json!({"sizeLimit": limit}));
+        json!({"name": "data", "emptyDir": empty_dir})
     };
     json!([
         {"name": "config", "configMap": {"name": name}},

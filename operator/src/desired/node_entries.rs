@@ -139,16 +139,10 @@ pub fn canary(node: &Node, entries: &[NodeEntry], live: Option<&NodeMirror>) -> 
     let first = entries.first()?;
     let origin = first.url.split("/repository/").next()?;
     let url = format!("{origin}/repository/probe");
-    let fingerprint = live
-        .and_then(|live| live.status.as_ref()?.runtime.as_ref()?.fingerprint.clone())
-        .unwrap_or_default();
+    let fingerprint =
+        live.and_then(|live| live.status.as_ref()?.runtime.as_ref()?.fingerprint.clone()).unwrap_or_default();
     let nonce = hash(&json!([node.uid(), url, first.ca_bundle, fingerprint]));
-    Some(Canary {
-        registry: names::CANARY_REGISTRY.to_owned(),
-        url,
-        ca_bundle: first.ca_bundle.clone(),
-        nonce,
-    })
+    Some(Canary { registry: names::CANARY_REGISTRY.to_owned(), url, ca_bundle: first.ca_bundle.clone(), nonce })
 }
 
 /// Whether a node runs Linux, as far as it says.
@@ -177,9 +171,9 @@ fn selects(selector: Option<&LabelSelector>, node: &Node) -> bool {
 pub fn in_force(node: &NodeMirror, entry: &NodeEntry) -> bool {
     let states = node.status.iter().flat_map(|status| &status.entries);
     let hash = entry.hash();
-    states
-        .into_iter()
-        .any(|state| state.registry == entry.registry && state.state == EntryState::Configured && state.hash.as_ref() == Some(&hash))
+    states.into_iter().any(|state| {
+        state.registry == entry.registry && state.state == EntryState::Configured && state.hash.as_ref() == Some(&hash)
+    })
 }
 
 /// Whether every agent of a ready node has put this bundle of authorities in force wherever a server's entries are.
@@ -190,7 +184,8 @@ pub fn all_trust(endpoint: &Endpoint, node_mirrors: &[&NodeMirror], nodes: &[&No
     node_mirrors.iter().filter(ready).filter(|live| has_agent(live)).all(|live| {
         let mut entries = live.spec.entries.iter().filter(|entry| entry.url.starts_with(&prefix)).peekable();
         entries.peek().is_none()
-            || is_observed(live) && entries.all(|entry| entry.ca_bundle == endpoint.ca_bundle && !shows_another(live, entry))
+            || is_observed(live)
+                && entries.all(|entry| entry.ca_bundle == endpoint.ca_bundle && !shows_another(live, entry))
     })
 }
 
@@ -313,11 +308,15 @@ mod tests {
 
     #[test]
     fn the_first_of_two_mirrors_has_a_registry_and_the_other_is_told() {
-        let (one, two) = (mirror("one", "https://a.example.com", &json!({})), mirror("two", "https://b.example.com", &json!({"registries": ["a.example.com", "b.example.com"]})));
+        let (one, two) = (
+            mirror("one", "https://a.example.com", &json!({})),
+            mirror("two", "https://b.example.com", &json!({"registries": ["a.example.com", "b.example.com"]})),
+        );
         let endpoint = endpoint();
         let offers = [offer(&one, "a.example.com", Some(&endpoint)), offer(&two, "b.example.com", Some(&endpoint))];
         let plan = plan(&node("a", &json!({})), &offers, None);
-        let given: Vec<_> = plan.entries.iter().map(|entry| (entry.registry.as_str(), entry.repository.as_str())).collect();
+        let given: Vec<_> =
+            plan.entries.iter().map(|entry| (entry.registry.as_str(), entry.repository.as_str())).collect();
         assert_eq!(given, [("a.example.com", "one"), ("b.example.com", "two")]);
         assert_eq!(plan.conflicts, [("two".to_owned(), "a.example.com".to_owned(), "one".to_owned())]);
     }

@@ -7,7 +7,7 @@ use crds::{NodeMirror, NodeMirrorSpec, conditions, node_mirror::NodeEntry};
 use super::node_entries::{has_agent, in_force, is_observed, is_verified};
 
 /// For how long a node whose agent has not said anything counts as one that is being changed.
-pub const SILENCE: Duration = Duration::from_secs(60);
+pub const SILENCE: Duration = Duration::from_mins(1);
 
 /// A node as the rollout sees it.
 #[derive(Clone, Debug)]

@@ -137,10 +137,9 @@ impl Agent {
     pub fn start(options: &Options, events: mpsc::UnboundedSender<Event>) -> Result<Self, Error> {
         let folder = Folder::new(options.containerd_dir.clone(), &options.host_root);
         let disk = Disk::new(folder.mounted.join("entrepot"));
-        disk.sweep(&folder.mounted.join("certs.d"))?;
         let asked: Option<Asked> = disk.kept(SPEC)?;
         info!(node = options.node, folder = %folder.on_host.display(), remembered = asked.is_some(), "the agent starts");
-        Ok(Self {
+        let agent = Self {
             node: options.node.clone(),
             folder,
             disk,
@@ -153,7 +152,9 @@ impl Agent {
             deaf: None,
             is_live: false,
             is_status_lost: false,
-        })
+        };
+        agent.disk.sweep(&agent.root(&agent.detect().0.reads))?;
+        Ok(agent)
     }
 
     fn state_folder(&self) -> PathBuf {
@@ -320,9 +321,10 @@ impl Agent {
             _ => None,
         };
         if deaf != self.deaf {
-            match &deaf {
-                Some(cure) => warn!(node = self.node, "{cure}"),
-                None => info!(node = self.node, "containerd's configuration names the agent's folder"),
+            if let Some(cure) = &deaf {
+                warn!(node = self.node, "{cure}");
+            } else {
+                info!(node = self.node, "containerd's configuration names the agent's folder");
             }
             self.deaf = deaf;
         }

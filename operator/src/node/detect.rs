@@ -378,7 +378,7 @@ mod tests {
     #[test]
     fn each_cure_is_one_line_that_names_the_file() {
         let node = Node { version: Some("containerd://2.1.9"), folder: "/etc/containerd", list_leads_here: false };
-        let Reads::Not(deaf) = detect(&Sources::default(), &node).reads else { panic!("it is read") };
+        let Reads::Not(deaf) = detect(&Sources::default(), &node).reads else { unreachable!("it is read") };
         let text = deaf.to_string();
         assert!(
             text.contains("config_path = \"/etc/containerd/certs.d\"") && text.contains("/etc/containerd/config.toml")

@@ -72,10 +72,7 @@ impl Disk {
             if matches!(wish, Wish::InForce(_)) {
                 self.make_root(root)?;
             }
-            let view = match root.exists() {
-                true => view::read(root, registry, record.as_ref()).map_err(at(root))?,
-                false => view::View::default(),
-            };
+            let view = view::read(root, registry, record.as_ref()).map_err(at(root))?;
             let next = plan(root, wish, record.as_ref(), &view);
             round += 1;
             if next.steps.is_empty() || round > ROUNDS {

@@ -96,8 +96,10 @@ fn insert_host(document: &mut DocumentMut, entry: &NodeEntry) -> Result<(), Erro
     }
     let mut ours = Table::new();
     describe(&mut ours, entry);
-    // Tables are written by position, the root before all: before the first that is there.
-    ours.set_position(0);
+    // Tables are written by position, the root before all: before the first host, but behind a bare [host].
+    let bare = if hosts.is_implicit() { 0 } else { hosts.position().unwrap_or(0) };
+    let is_first = hosts.iter().all(|(_, host)| host.as_table().and_then(Table::position) > Some(bare));
+    ours.set_position(if is_first { bare } else { 0 });
     ours.decor_mut().set_prefix("\n");
     hosts.insert(&entry.url, Item::Table(ours));
     Ok(())
@@ -161,6 +163,8 @@ fn check(body: &str, entry: &NodeEntry) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
     use super::*;
     use crate::node::fixtures::entry;
 
@@ -214,7 +218,8 @@ mod tests {
     #[test]
     fn the_bare_host_table_that_k3s_writes_is_kept() {
         let text = over("server = \"https://registry-1.docker.io/v2\"\ncapabilities = [\"pull\", \"resolve\", \"push\"]\n\n[host]\n[host.\"https://m.test/v2\"]\n  capabilities = [\"pull\", \"resolve\"]\n").unwrap();
-        assert!(text.contains("\n[host]\n") && text.find("10.96.0.7") < text.find("m.test"), "{text}");
+        let at = |word: &str| text.find(word).unwrap();
+        assert!(at("\n[host]\n") < at("10.96.0.7") && at("10.96.0.7") < at("m.test"), "{text}");
     }
 
     #[test]

@@ -221,6 +221,8 @@ fn ready(findings: &Findings<'_>) -> (&'static str, &'static str, String) {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
     use super::*;
     use crate::node::{fixtures::entry, plan::Conflict};
 
