@@ -29,7 +29,8 @@ fn server(spec: &Value) -> CacheServer {
 
 fn objects(server: &CacheServer, pull_secrets: &[String]) -> Vec<Value> {
     let namespace = "entrepot-system";
-    let image = deployment::Image { reference: "entrepot/cache-server:0.1.0", pull_policy: Some("IfNotPresent"), pull_secrets };
+    let image =
+        deployment::Image { reference: "entrepot/cache-server:0.1.0", pull_policy: Some("IfNotPresent"), pull_secrets };
     let mut objects = vec![
         service_account::service_account(server, namespace),
         service::service(server, namespace, &[5001]),

@@ -175,6 +175,10 @@ async fn verify(context: &Context, live: &Arc<NodeMirror>, memory: &mut Memory) 
             let fact = Fact::yes(conditions::VERIFIED, "CanarySeen", "a pull of this node was seen at the cache");
             write(context, live, Some(Verified { nonce, time: Time(time) }), fact).await
         }
+        Action::Outdated => {
+            let message = "the node's configuration, or the cache's address, changed since a pull was seen; the next one is to come";
+            write(context, live, None, Fact::unknown(conditions::VERIFIED, "Outdated", message)).await
+        }
         Action::Failed => {
             let nonce = live.spec.canary.as_ref().map(|canary| canary.nonce.clone()).unwrap_or_default();
             attempts.failed(&nonce, now);
@@ -183,8 +187,7 @@ async fn verify(context: &Context, live: &Arc<NodeMirror>, memory: &mut Memory) 
                 "the runtime of {} did not ask the cache within a minute; check that it reads its certs.d (containerd's config_path, then a restart of containerd) and reaches the cache's cluster IP; next try in {wait} s",
                 live.name_any()
             );
-            let held = live.status.as_ref().and_then(|status| status.verified.clone());
-            write(context, live, held, Fact::no(conditions::VERIFIED, "CanaryNotSeen", message)).await
+            write(context, live, None, Fact::no(conditions::VERIFIED, "CanaryNotSeen", message)).await
         }
     }
 }

@@ -52,6 +52,8 @@ pub enum Action {
     Start,
     /// The cache saw it: write that down.
     Verified,
+    /// What was seen before says nothing of the node as it is now: write that down.
+    Outdated,
     /// It ended unseen: write that down, wait, and try again.
     Failed,
     /// Take the pod away: it is done, or it is of another nonce.
@@ -74,6 +76,9 @@ pub fn next(
     }
     if seen {
         return Action::Verified;
+    }
+    if live.status.as_ref().is_some_and(|status| status.verified.is_some()) {
+        return Action::Outdated;
     }
     if let Some(pod) = pod {
         return if pod.annotations().get(names::NONCE) != Some(&canary.nonce) || attempts_cover(attempts, canary, now) {
@@ -181,12 +186,13 @@ mod tests {
     }
 
     fn live(verified: &str, state: &str, reads: &str) -> NodeMirror {
+        let seen = (!verified.is_empty()).then(|| json!({"nonce": verified, "time": "2026-01-01T00:00:00Z"}));
         read(json!({"apiVersion": "entrepot.dev/v1alpha1", "kind": "NodeMirror",
             "metadata": {"name": "a", "generation": 1, "uid": "u"},
             "spec": {"entries": [], "canary": {"registry": names::CANARY_REGISTRY, "url": "https://x/repository/probe", "nonce": "n"}},
             "status": {"observedGeneration": 1,
                 "entries": [{"registry": names::CANARY_REGISTRY, "state": state}],
-                "verified": {"nonce": verified, "time": "2026-01-01T00:00:00Z"},
+                "verified": seen,
                 "conditions": [{"type": "RuntimeReadsFiles", "status": reads, "reason": "X", "message": "",
                     "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}))
     }
@@ -208,6 +214,7 @@ mod tests {
             (live("", "Configured", "False"), "True", Action::None),
             (live("", "Configured", "True"), "False", Action::None),
             (live("n", "Configured", "True"), "True", Action::None),
+            (live("old", "Configured", "False"), "True", Action::Outdated),
         ] {
             assert_eq!(next(&live, Some(&node(ready)), None, false, &none, Duration::ZERO), expected, "{live:?}");
         }

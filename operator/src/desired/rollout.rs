@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crds::{NodeMirror, NodeMirrorSpec, conditions, node_mirror::NodeEntry};
+use crds::{
+    NodeMirror, NodeMirrorSpec, conditions,
+    node_mirror::{EntryState, NodeEntry},
+};
 
 use super::node_entries::{has_agent, in_force, is_observed, is_verified};
 
@@ -65,7 +68,13 @@ fn is_in_flight(candidate: &Candidate<'_>) -> bool {
     if !has_agent(live) || !is_observed(live) {
         return candidate.changed_ago.is_some_and(|ago| ago < SILENCE);
     }
-    !is_verified(live) || !live.spec.entries.iter().all(|entry| in_force(live, entry))
+    !is_verified(live) || !live.spec.entries.iter().all(|entry| in_force(live, entry) || stays_foreign(live, entry))
+}
+
+/// Whether files of someone else stay as they are for an entry: nothing more will come of it, and nothing bad.
+fn stays_foreign(live: &NodeMirror, entry: &NodeEntry) -> bool {
+    let mut states = live.status.iter().flat_map(|status| &status.entries);
+    states.any(|state| state.registry == entry.registry && state.state == EntryState::Conflict)
 }
 
 /// A change that takes nothing new to a node: entries that go, or another pull to verify it by.
@@ -138,6 +147,16 @@ mod tests {
         deaf.status.as_mut().expect("should have a status").conditions =
             vec![serde_json::from_value(condition).expect("should be a condition")];
         assert_eq!(next_wave(&[candidate("a", Some(&deaf)), candidate("b", None)]), ["b"]);
+    }
+
+    #[test]
+    fn files_of_others_that_stay_hold_nobody_up() {
+        let mut kept = live(&["r.io"], "n");
+        let status = kept.status.as_mut().expect("should have a status");
+        status.entries[0].state = EntryState::Conflict;
+        assert_eq!(next_wave(&[candidate("a", Some(&kept)), candidate("b", None)]), ["b"]);
+        kept.status.as_mut().expect("should have a status").entries[0].state = EntryState::Withdrawn;
+        assert!(next_wave(&[candidate("a", Some(&kept)), candidate("b", None)]).is_empty());
     }
 
     #[test]

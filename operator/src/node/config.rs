@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    time::{Duration, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use globset::Glob;
@@ -62,12 +62,17 @@ impl Folder {
         Ok(sources)
     }
 
+    /// When config.toml was last written: a change that is undone is a change, since containerd may have started in between.
+    #[must_use]
+    pub fn written(&self) -> Option<SystemTime> {
+        fs::metadata(self.mounted.join("config.toml")).and_then(|metadata| metadata.modified()).ok()
+    }
+
     /// Whether config.toml was written after this machine started: containerd may have been started before that.
     #[must_use]
     pub fn changed_since_boot(&self) -> bool {
-        let changed = fs::metadata(self.mounted.join("config.toml")).and_then(|metadata| metadata.modified());
         let Some(boot) = fs::read_to_string("/proc/stat").ok().as_deref().and_then(boot_time) else { return true };
-        changed.is_ok_and(|changed| changed > UNIX_EPOCH + boot)
+        self.written().is_some_and(|written| written > UNIX_EPOCH + boot)
     }
 }
 
