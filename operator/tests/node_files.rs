@@ -206,7 +206,7 @@ fn tree(certs: &Path) -> Tree {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
     fn applied_twice_is_applied_once_and_everything_comes_back(

@@ -34,6 +34,8 @@ use super::{
 
 /// Everything is looked at once in this time, whatever was not heard of.
 const RESYNC: Duration = Duration::from_mins(1);
+/// What is remembered is in this folder beside certs.d.
+pub(super) const STATE: &str = "entrepot";
 /// In the state folder: what was asked for last, for a start without an apiserver.
 const SPEC: &str = "spec.json";
 /// In the state folder: what is known of containerd's configuration.
@@ -104,8 +106,8 @@ pub async fn run(client: Client, options: Options, stop: impl Future<Output = ()
         cluster::watch_object(client.clone(), options.node.clone(), send.clone()),
         cluster::watch_runtime(client.clone(), options.node.clone(), send.clone()),
         cluster::write_statuses(client, options.node.clone(), written),
+        cluster::watch_files(agent.folder.mounted.clone(), send),
     ];
-    let _files = cluster::watch_files(&agent.folder.mounted, agent.state_folder(), send);
     let mut ticks = interval(RESYNC);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tokio::pin!(stop);
@@ -136,7 +138,7 @@ impl Agent {
     /// When it cannot be read.
     pub fn start(options: &Options, events: mpsc::UnboundedSender<Event>) -> Result<Self, Error> {
         let folder = Folder::new(options.containerd_dir.clone(), &options.host_root);
-        let disk = Disk::new(folder.mounted.join("entrepot"));
+        let disk = Disk::new(folder.mounted.join(STATE));
         let asked: Option<Asked> = disk.kept(SPEC)?;
         info!(node = options.node, folder = %folder.on_host.display(), remembered = asked.is_some(), "the agent starts");
         let agent = Self {
@@ -158,7 +160,7 @@ impl Agent {
     }
 
     fn state_folder(&self) -> PathBuf {
-        self.folder.mounted.join("entrepot")
+        self.folder.mounted.join(STATE)
     }
 
     /// Takes an event in; [`Self::converge`] acts on it.

@@ -1,12 +1,14 @@
 //! The agent's ears and its pen: the node's objects, its files, its status. May import `agent`'s events.
 
 use std::{
+    fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use crds::{NodeMirror, NodeMirrorStatus};
 use futures_util::{StreamExt, pin_mut};
+use inotify::{Inotify, WatchMask, Watches};
 use k8s_openapi::api::core::v1::Node;
 use kube::{
     Api, Client,
@@ -16,7 +18,6 @@ use kube::{
         watcher::{self, watcher},
     },
 };
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::{
     sync::{mpsc::UnboundedSender, watch},
     time::{sleep, timeout},
@@ -24,7 +25,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
-use super::agent::{Event, chain};
+use super::agent::{Event, STATE, chain};
 
 /// Whose fields of the status these are.
 const MANAGER: &str = "entrepot-node";
@@ -137,22 +138,95 @@ pub(super) fn write_statuses(
     }))
 }
 
-/// Tells of changed files in a folder, except those of the agent's own state. Without it the minute's look must do.
-pub(super) fn watch_files(folder: &Path, own: PathBuf, events: UnboundedSender<Event>) -> Option<RecommendedWatcher> {
-    let heard = move |event: notify::Result<notify::Event>| {
-        // Reading is no change; else every look would cause the next.
-        let is_change =
-            event.is_ok_and(|event| !event.kind.is_access() && !event.paths.iter().all(|path| path.starts_with(&own)));
-        if is_change {
-            // The loop has ended if nobody listens.
-            let _ = events.send(Event::Files);
+/// Tells of changed files in containerd's folder and in certs.d. Without it the minute's look must do.
+pub(super) fn watch_files(folder: PathBuf, events: UnboundedSender<Event>) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        if let Err(error) = tell_of_files(&folder, &events).await {
+            warn!(error = chain(&error), "files cannot be watched; they are looked at once a minute");
         }
-    };
-    let watcher = notify::recommended_watcher(heard).and_then(|mut watcher| {
-        watcher.watch(folder, RecursiveMode::Recursive)?;
-        Ok(watcher)
-    });
-    watcher
-        .inspect_err(|error| warn!(error = chain(error), "files cannot be watched; they are looked at once a minute"))
-        .ok()
+    }))
+}
+
+async fn tell_of_files(folder: &Path, events: &UnboundedSender<Event>) -> io::Result<()> {
+    let inotify = Inotify::init()?;
+    let mut watches = inotify.watches();
+    watch_all(&mut watches, folder)?;
+    let mut buffer = [0; 4096];
+    let mut stream = inotify.into_event_stream(&mut buffer)?;
+    while let Some(event) = stream.next().await {
+        event?;
+        if events.send(Event::Files).is_err() {
+            break;
+        }
+        // There may be new directories; the ones that are watched already stay so.
+        watch_all(&mut watches, folder)?;
+    }
+    Ok(())
+}
+
+/// Watches the folder, the folders in it and those in certs.d; not our own, since what we remember tells us nothing.
+fn watch_all(watches: &mut Watches, folder: &Path) -> io::Result<()> {
+    // No reads: every look would cause the next.
+    let changes = WatchMask::CLOSE_WRITE
+        | WatchMask::CREATE
+        | WatchMask::DELETE
+        | WatchMask::MOVE
+        | WatchMask::ATTRIB
+        | WatchMask::ONLYDIR;
+    watches.add(folder, changes)?;
+    for inner in folders(folder).into_iter().filter(|inner| !inner.ends_with(STATE)) {
+        for path in folders(&inner).into_iter().chain([inner]) {
+            match watches.add(&path, changes) {
+                // Gone in between.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                added => drop(added?),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn folders(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    entries.filter(|path| path.is_dir()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_that_changes_in_a_new_directory_is_told_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let (send, mut events) = tokio::sync::mpsc::unbounded_channel();
+        let _watch = watch_files(folder.path().to_owned(), send);
+        let limit = Duration::from_secs(10);
+        // Until the watch stands; then each of these must be told of.
+        let config = folder.path().join("config.toml");
+        let heard = async {
+            while timeout(Duration::from_millis(50), events.recv()).await.is_err() {
+                fs::write(&config, "version = 3\n").unwrap();
+            }
+        };
+        timeout(limit, heard).await.unwrap();
+        for name in ["certs.d", "certs.d/docker.io", "certs.d/docker.io/hosts.toml"] {
+            while events.try_recv().is_ok() {}
+            let path = folder.path().join(name);
+            if path.extension().is_some_and(|extension| extension == "toml") {
+                fs::write(&path, "x").unwrap();
+            } else {
+                fs::create_dir(&path).unwrap();
+            }
+            let told = timeout(limit, events.recv()).await;
+            assert!(matches!(told, Ok(Some(Event::Files))), "{name}: {told:?}");
+            // The new directory is watched once the event was handled: ask until it is.
+            let inner = path.join("x");
+            while path.is_dir() && timeout(Duration::from_millis(50), events.recv()).await.is_err() {
+                fs::write(&inner, "x").unwrap();
+            }
+            let _ = fs::remove_file(inner);
+        }
+    }
 }

@@ -5,6 +5,11 @@ use toml_edit::{DocumentMut, Item, Table};
 /// What containerd 2.2 and later take for `config_path` if nothing is said.
 const DEFAULT_LIST: &str = "/etc/containerd/certs.d:/etc/docker/certs.d";
 
+/// Where the three formats of config.toml have what concerns images; the fourth is as the third.
+const FIRST: &str = "cri";
+const SECOND: &str = "\"io.containerd.grpc.v1.cri\"";
+const THIRD: &str = "\"io.containerd.cri.v1.images\"";
+
 /// A version of containerd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(pub u32, pub u32);
@@ -140,6 +145,8 @@ struct Said {
     local_pull: bool,
     /// Whether it has the table of containerd's images at all.
     speaks: bool,
+    /// The table in which its version of the format has them.
+    table: Option<&'static str>,
 }
 
 /// Judges the configuration of containerd.
@@ -171,10 +178,10 @@ pub fn detect(sources: &Sources, node: &Node<'_>) -> Detected {
 fn judge(said: Said, version: Option<Version>, node: &Node<'_>) -> Detected {
     let certs = format!("{}/certs.d", node.folder);
     let config = format!("{}/config.toml", node.folder);
-    let table = match version {
-        Some(version) if version < Version(2, 0) => "\"io.containerd.grpc.v1.cri\"",
-        _ => "\"io.containerd.cri.v1.images\"",
-    };
+    let table = said.table.unwrap_or(match version {
+        Some(version) if version < Version(2, 0) => SECOND,
+        _ => THIRD,
+    });
     let defaults_to_list = version.is_some_and(|version| version >= Version(2, 2)) && !said.mirrors;
     let config_path = said.config_path.or_else(|| defaults_to_list.then(|| DEFAULT_LIST.to_owned()));
     let deaf = |why| Detected { config_path: config_path.clone(), reads: Reads::Not(why) };
@@ -208,13 +215,15 @@ fn judge(said: Said, version: Option<Version>, node: &Node<'_>) -> Detected {
 
 /// containerd 1.x replaces a plugin's whole table by that of a later file, 2.x merges them.
 fn merged(before: Said, more: Said, version: Option<Version>) -> Said {
+    let table = before.table.or(more.table);
     if !more.speaks {
-        return before;
+        return Said { table, ..before };
     }
     if version.is_some_and(|version| version < Version(2, 0)) {
-        return more;
+        return Said { table, ..more };
     }
     Said {
+        table,
         config_path: more.config_path.or(before.config_path),
         mirrors: before.mirrors || more.mirrors,
         local_pull: before.local_pull || more.local_pull,
@@ -227,13 +236,14 @@ fn said_in(text: &str) -> Result<Said, String> {
         .parse()
         .map_err(|error: toml_edit::TomlError| error.message().lines().next().unwrap_or_default().to_owned())?;
     let version = document.get("version").and_then(Item::as_integer).unwrap_or(1);
-    let plugin = match version {
-        1 => "cri",
-        2 => "io.containerd.grpc.v1.cri",
-        _ => "io.containerd.cri.v1.images",
+    let table = match version {
+        1 => FIRST,
+        2 => SECOND,
+        _ => THIRD,
     };
+    let plugin = table.trim_matches('"');
     let Some(images) = document.get("plugins").and_then(|plugins| plugins.get(plugin)) else {
-        return Ok(Said::default());
+        return Ok(Said { table: Some(table), ..Said::default() });
     };
     let registry = images.get("registry");
     let filled = |key: &str| {
@@ -245,6 +255,7 @@ fn said_in(text: &str) -> Result<Said, String> {
         mirrors: filled("mirrors"),
         local_pull: filled("configs") || filled("auths") || pulls_locally(images, version),
         speaks: true,
+        table: Some(table),
     })
 }
 
@@ -373,6 +384,28 @@ mod tests {
         let sources = Sources::default();
         let node = Node { version: Some("containerd://2.3.4"), folder: "/etc/containerd", list_leads_here: true };
         assert_eq!(detect(&sources, &node).reads, Reads::From("/etc/containerd/certs.d".to_owned()));
+    }
+
+    #[test]
+    fn a_cure_names_the_table_of_the_format_that_the_file_has() {
+        let cure = |version, main: Option<&str>| {
+            let sources = Sources { main: main.map(str::to_owned), ..Sources::default() };
+            let node = Node { version: Some(version), folder: "/etc/containerd", list_leads_here: false };
+            match detect(&sources, &node).reads {
+                Reads::Not(deaf) => deaf.to_string(),
+                Reads::From(root) => root,
+            }
+        };
+        assert!(
+            cure("containerd://2.1.9", Some("version = 2\n"))
+                .contains("[plugins.\"io.containerd.grpc.v1.cri\".registry]")
+        );
+        assert!(
+            cure("containerd://2.1.9", Some("version = 3\n"))
+                .contains("[plugins.\"io.containerd.cri.v1.images\".registry]")
+        );
+        assert!(cure("containerd://2.1.9", None).contains("[plugins.\"io.containerd.cri.v1.images\".registry]"));
+        assert!(cure("containerd://1.7.24", None).contains("[plugins.\"io.containerd.grpc.v1.cri\".registry]"));
     }
 
     #[test]

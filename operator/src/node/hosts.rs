@@ -99,7 +99,7 @@ fn insert_host(document: &mut DocumentMut, entry: &NodeEntry) -> Result<(), Erro
     // Tables are written by position, the root before all: before the first host, but behind a bare [host].
     let bare = if hosts.is_implicit() { 0 } else { hosts.position().unwrap_or(0) };
     let is_first = hosts.iter().all(|(_, host)| host.as_table().and_then(Table::position) > Some(bare));
-    ours.set_position(if is_first { bare } else { 0 });
+    ours.set_position(Some(if is_first { bare } else { 0 }));
     ours.decor_mut().set_prefix("\n");
     hosts.insert(&entry.url, Item::Table(ours));
     Ok(())
