@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::NODES;
+use super::{NODES, SERVICES};
 use crate::command::run;
 use crate::engine::Major;
 use crate::lab::{CACHE, Lab, Node as Place, Process, network};
@@ -128,6 +128,8 @@ fn route(plan: &Plan) -> Result<()> {
     let Place { name, address } = plan.place;
     let inside = |words: &[&str]| run("ip", [&["-n", name, "route", "add"], words].concat());
     inside(&["203.0.113.0/24", "via", &CACHE.to_string()])?;
+    // A packet needs a way before kube-proxy's rules send it another.
+    inside(&[SERVICES, "via", &CACHE.to_string()])?;
     for other in NODES.iter().filter(|other| other.number != plan.number) {
         inside(&[&other.pods(), "via", &other.place.address.to_string()])?;
     }
