@@ -26,6 +26,8 @@ const EAGER: Duration = Duration::from_millis(500);
 const LAZY: Duration = Duration::from_secs(15);
 /// Between two checks of an upstream that is good.
 const GOOD: Duration = Duration::from_mins(5);
+/// Between two checks of an upstream that the server knows nothing of.
+const RETRY: Duration = Duration::from_secs(2);
 /// For an answer of `/status`.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 /// For an answer of `/check`: the server's own limits towards upstreams come first.
@@ -107,7 +109,7 @@ pub struct Heard {
     pub asked: bool,
     /// Its last answer; `None` while its pod does not answer.
     pub report: Option<Report>,
-    /// How each upstream answered the last check, by repository.
+    /// How each upstream answered last, a check or a pull, by repository; none that the server knows nothing of.
     pub upstreams: BTreeMap<String, Upstream>,
 }
 
@@ -204,11 +206,8 @@ impl Observations {
 pub async fn observe(cluster: Cluster, observations: Observations, port: u16) {
     // Cache servers report over plain HTTP; the image has no authorities that a client could find.
     let none: [reqwest::Certificate; 0] = [];
-    let built = reqwest::Client::builder()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .tls_certs_only(none)
-        .build();
+    let built =
+        reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).tls_certs_only(none).build();
     let client = match built {
         Ok(client) => client,
         Err(error) => {
@@ -237,7 +236,7 @@ struct Observer {
 #[derive(Default)]
 struct Asked {
     statuses: HashMap<String, Instant>,
-    checks: HashMap<(String, String), (Instant, String, bool)>,
+    checks: HashMap<(String, String), (Instant, String)>,
     running: HashSet<(String, String)>,
 }
 
@@ -259,10 +258,13 @@ impl Observer {
             let heard = self.observations.of(&server);
             for (repository, sign) in interest.checks {
                 let key = (server.clone(), repository.clone());
-                let due = asked
-                    .checks
-                    .get(&key)
-                    .is_none_or(|(last, of, good)| *of != sign || last.elapsed() >= if *good { GOOD } else { LAZY });
+                let pause = match heard.upstreams.get(&repository).map(|upstream| upstream.state.as_str()) {
+                    // The server has loaded the mirror anew since it was asked.
+                    None => RETRY,
+                    Some("Reachable") => GOOD,
+                    Some(_) => LAZY,
+                };
+                let due = asked.checks.get(&key).is_none_or(|(last, of)| *of != sign || last.elapsed() >= pause);
                 if due && heard.serves("RegistryMirror", &repository) && asked.running.insert(key) {
                     let (observer, server, origin) = (Arc::clone(self), server.clone(), origin.clone());
                     tokio::spawn(async move { observer.check(server, &origin, repository, sign).await });
@@ -296,7 +298,14 @@ impl Observer {
                 None
             }
         };
-        self.observations.change(&server, |heard| (heard.asked, heard.report) = (true, report));
+        self.observations.change(&server, |heard| {
+            if let Some(report) = &report {
+                // Pulls tell as much as checks do, and the server knows to which version of a mirror its word belongs.
+                let known = report.upstreams.iter().filter(|upstream| upstream.state != "Unknown");
+                heard.upstreams = known.map(|upstream| (upstream.repository.clone(), upstream.clone())).collect();
+            }
+            (heard.asked, heard.report) = (true, report);
+        });
         self.ended(server, String::new());
     }
 
@@ -307,14 +316,13 @@ impl Observer {
             Err(_) => None,
         };
         let upstream: Option<Upstream> = answer.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let good = upstream.as_ref().is_some_and(|upstream| upstream.state == "Reachable");
         if let Some(upstream) = upstream {
             self.observations.change(&server, |heard| {
                 heard.upstreams.insert(repository.clone(), upstream);
             });
         }
         let key = (server.clone(), repository.clone());
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner).checks.insert(key, (Instant::now(), sign, good));
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).checks.insert(key, (Instant::now(), sign));
         self.ended(server, repository);
     }
 

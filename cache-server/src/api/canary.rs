@@ -26,7 +26,10 @@ pub(super) fn answer(
         return Err(absent(ErrorCode::NameUnknown));
     }
     let found = match &endpoint {
-        Endpoint::Base => return Ok(base()),
+        Endpoint::Base => {
+            report.routine();
+            return Ok(base());
+        }
         Endpoint::Manifest { reference: Reference::Tag(tag), .. } if is_nonce(tag) => {
             report.kind("manifest", tag.as_str());
             server.canaries.note(tag.as_str(), SystemTime::now());

@@ -126,10 +126,13 @@ impl Api {
             report.image(&image(named));
         }
         let answered = match &endpoint {
-            Endpoint::Base => repository
-                .check_online()
-                .map(|()| base())
-                .map_err(|error| PullError { error, absent: ErrorCode::NameUnknown }),
+            Endpoint::Base => {
+                report.routine();
+                repository
+                    .check_online()
+                    .map(|()| base())
+                    .map_err(|error| PullError { error, absent: ErrorCode::NameUnknown })
+            }
             Endpoint::Manifest { image: named, reference } => {
                 report.kind("manifest", &reference.to_string());
                 manifests::answer(repository, &image(named), reference, &pull, report).await

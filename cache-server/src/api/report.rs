@@ -27,6 +27,7 @@ pub(super) struct Report {
     outcome: &'static str,
     status: StatusCode,
     error: Option<String>,
+    routine: bool,
     started: Instant,
     sent: u64,
 }
@@ -36,7 +37,7 @@ impl Report {
         metrics: &Arc<Metrics>,
         connection: &Connection,
         request: &Request<T>,
-        started: Instant,
+    started: Instant,
     ) -> Self {
         let agent = request.headers().get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
         Self {
@@ -53,6 +54,7 @@ impl Report {
             outcome: "",
             status: StatusCode::OK,
             error: None,
+            routine: false,
             started,
             sent: 0,
         }
@@ -69,6 +71,11 @@ impl Report {
     pub(super) fn kind(&mut self, kind: &'static str, reference: &str) {
         self.kind = kind;
         reference.clone_into(&mut self.reference);
+    }
+
+    /// Every node asks this every few seconds: it is logged only if it fails.
+    pub(super) const fn routine(&mut self) {
+        self.routine = true;
     }
 
     pub(super) const fn outcome(&mut self, outcome: Outcome) {
@@ -101,6 +108,10 @@ impl Drop for Report {
             outcome: self.outcome,
             status: self.status.as_u16(),
         };
+        self.metrics.answered(&labels, self.sent);
+        if self.routine && self.status == StatusCode::OK {
+            return;
+        }
         tracing::info!(
             target: "request",
             {
@@ -120,6 +131,5 @@ impl Drop for Report {
             },
             "answered"
         );
-        self.metrics.answered(&labels, self.sent);
     }
 }

@@ -25,7 +25,7 @@ use crate::suite::ClusterCase;
 const RELEASE: &str = "entrepot";
 /// How long the operator may take to act on a `CacheServer`.
 const CHANGE_LIMIT: Duration = Duration::from_secs(30);
-/// How long until the operator has gone.
+/// How long until the operator, or the agents' namespace, has gone.
 const STOP_LIMIT: Duration = Duration::from_mins(1);
 
 /// The cases of this file, but for [`last`].
@@ -158,6 +158,11 @@ pub async fn capture(cluster: &Cluster) -> Result<()> {
 async fn granted_is_used(world: &ClusterWorld) -> Result<()> {
     let cluster = &world.cluster;
     // The case before removed it; the objects stayed, so everything comes back by itself.
+    cluster
+        .until("the agents' namespace is gone", STOP_LIMIT, async || {
+            Ok(!namespaces(cluster).await?.iter().any(|name| name == NODE))
+        })
+        .await?;
     demonstration::install(cluster).await?;
     demonstration::mirror_docker_hub(world).await?;
     capture(cluster).await?;
