@@ -37,7 +37,7 @@ pub async fn check(settings: &CheckSettings) -> Result<(), Error> {
             return Ok(());
         }
         if Instant::now() >= deadline {
-            complaints.iter().for_each(|complaint| println!("{complaint}"));
+            println!("{}", complaints.join("\n"));
             return Err(Error::NotReady(settings.timeout));
         }
         sleep(LOOK).await;
@@ -130,7 +130,7 @@ mod tests {
             }]},
         }))
         .unwrap();
-        let status = server.status.clone().unwrap();
+        let status = server.status.clone().unwrap_or_default();
         complaint(&server, status.observed_generation, &status.conditions)
     }
 

@@ -37,7 +37,7 @@ impl Report {
         metrics: &Arc<Metrics>,
         connection: &Connection,
         request: &Request<T>,
-    started: Instant,
+        started: Instant,
     ) -> Self {
         let agent = request.headers().get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
         Self {

@@ -233,14 +233,13 @@ mod tests {
 
     #[test]
     fn a_denial_says_where_the_credentials_come_from() {
-        let judged = |has_credentials| {
+        for (has_credentials, standing, words) in
+            [(true, Standing::Denied, "correct the Secret"), (false, Standing::Reachable, "needs a Secret")]
+        {
             let subject = Subject { has_credentials, ..subject() };
-            judge(&subject, Standing::Unknown, Err(&Error::Denied), true)
-        };
-        let Some((Standing::Denied, message)) = judged(true) else { panic!("credentials were refused") };
-        assert!(message.contains("correct the Secret"), "{message}");
-        let Some((Standing::Reachable, message)) = judged(false) else { panic!("it answers") };
-        assert!(message.contains("needs a Secret"), "{message}");
+            let judged = judge(&subject, Standing::Unknown, Err(&Error::Denied), true);
+            assert!(judged.is_some_and(|(judged, message)| judged == standing && message.contains(words)), "{words}");
+        }
     }
 
     #[test]
