@@ -50,14 +50,18 @@ pub fn test(filter: &str) -> Result<ExitCode> {
     Ok(conclude(totals))
 }
 
-/// The load case for so many minutes.
+/// The load case for so many minutes, then an idle cluster.
 pub fn soak(minutes: u64) -> Result<ExitCode> {
     let cache = cache_dir()?;
     let folder = RunFolder::create(&cache)?;
+    let kubernetes = install::begin_kubernetes(&cache)?;
     let programs = prepare(&cache)?;
     step("build our programs", build_ours)?;
+    step("build Kubernetes and helm", || kubernetes.finish())?;
     let arguments = ["--soak-minutes".into(), minutes.to_string().into()];
-    let totals = step("soak", || run_inside(&folder, &programs, &arguments))?;
+    let mut totals = step("soak", || run_inside(&folder, &programs, &arguments))?;
+    let in_cluster = [&["--cluster".into()], &arguments[..]].concat();
+    totals.add(step("soak, in a cluster", || run_inside(&folder, &programs, &in_cluster))?);
     drop(folder);
     Ok(conclude(totals))
 }

@@ -9,7 +9,7 @@ use futures_util::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
 
 use crate::cases;
-use crate::cluster::ClusterWorld;
+use crate::cluster::{ClusterWorld, demonstration};
 use crate::content::Images;
 use crate::install::Programs;
 use crate::lab::{Lab, process};
@@ -20,6 +20,9 @@ const CASE_LIMIT: Duration = Duration::from_mins(10);
 
 /// The length of a soak: a case is a plain function, which carries nothing along.
 static SOAK_MINUTES: AtomicU64 = AtomicU64::new(60);
+
+/// For how long a soak watches a cluster that has nothing to do.
+const IDLE_MINUTES: u64 = 10;
 
 /// Longer lines of logs are cut.
 const LINE_BYTES: usize = 600;
@@ -126,6 +129,22 @@ pub fn soak(minutes: u64) -> Case {
         Box::pin(cases::load::mixed(world, length))
     };
     Case { limit: Duration::from_mins(minutes) + CASE_LIMIT, ..Case::new("soak: mixed load with faults", run) }
+}
+
+/// A cluster with the product and nothing to do.
+#[must_use]
+pub fn idle_soak() -> ClusterCase {
+    let run: Body<ClusterWorld> = |world| {
+        Box::pin(async {
+            demonstration::install(&world.cluster).await?;
+            demonstration::mirror_docker_hub(world).await?;
+            cases::cluster_crash::idle(&world.cluster, IDLE_MINUTES).await
+        })
+    };
+    Case {
+        limit: Duration::from_mins(IDLE_MINUTES) + CASE_LIMIT,
+        ..Case::new("soak: nothing is written while nothing changes", run)
+    }
 }
 
 /// How many passed and how many failed.
