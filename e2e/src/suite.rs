@@ -98,6 +98,7 @@ pub fn all_in_cluster() -> Vec<ClusterCase> {
         cases::cluster_outage::cases(),
         cases::cluster_nodes::cases(),
         cases::cluster_detection::cases(),
+        cases::cluster_authority::cases(),
         cases::cluster_mistakes::cases(),
         cases::cluster_rights::cases(),
         cases::cluster_crash::cases(),

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::cluster_support::node_files::{self, Tree};
@@ -14,8 +13,8 @@ use super::cluster_support::pods_images::put_synthetic;
 use super::cluster_support::product::{
     OPERATOR, all_nodes, end_operator, is_cache, namespace, node_mirror, scale, summary, until_whole,
 };
+use super::cluster_support::pulls::keep_pulling;
 use crate::cluster::{ClusterWorld, Node, demonstration};
-use crate::engine::ask;
 use crate::suite::ClusterCase;
 
 /// How long until mirrors are in force on all nodes.
@@ -24,8 +23,6 @@ const IN_FORCE_LIMIT: Duration = Duration::from_mins(3);
 const RESTORED_LIMIT: Duration = Duration::from_mins(2);
 /// The pre-delete Job's own bound.
 const UNINSTALL_LIMIT: Duration = Duration::from_mins(5);
-/// How often something is pulled meanwhile.
-const PACE: Duration = Duration::from_millis(250);
 /// Fewer pulls meanwhile would show nothing.
 const LEAST_PULLS: usize = 24;
 
@@ -127,30 +124,6 @@ async fn with_odd_files(world: &ClusterWorld, work: impl AsyncFnOnce() -> Result
     println!("         {pulled} pulls ran throughout");
     ensure!(pulled >= LEAST_PULLS, "only {pulled} pulls ran meanwhile");
     Ok(())
-}
-
-/// Pulls and removes images on all nodes in turn until told to stop; answers how many. The first failure ends it.
-async fn keep_pulling(world: &ClusterWorld, references: &[String], done: &CancellationToken) -> Result<usize> {
-    let mut pace = tokio::time::interval(PACE);
-    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut pulled = 0;
-    for reference in references.iter().cycle() {
-        for node in world.cluster.nodes() {
-            pace.tick().await;
-            if done.is_cancelled() {
-                return Ok(pulled);
-            }
-            node.pull(reference).await.with_context(|| format!("pull {pulled}, of {reference}"))?;
-            remove_image(world, node, reference).await?;
-            pulled += 1;
-        }
-    }
-    Ok(pulled)
-}
-
-async fn remove_image(world: &ClusterWorld, node: &Node, reference: &str) -> Result<()> {
-    let socket = node.file("/run/containerd/containerd.sock").display().to_string();
-    ask(&world.world.programs.cri(), &[&socket, "remove", reference]).await.map(drop)
 }
 
 /// Makes an image that only the registry has; answers how it is written.

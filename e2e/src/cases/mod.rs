@@ -13,6 +13,7 @@ pub mod cluster_support;
 pub mod cluster_outage;
 pub mod cluster_nodes;
 pub mod cluster_detection;
+pub mod cluster_authority;
 pub mod cluster_mistakes;
 pub mod cluster_rights;
 pub mod cluster_crash;
