@@ -114,7 +114,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Inside { work, port } => up::inside::stay(work, port),
         Command::Lint => checks::lint(),
         Command::Images { command: Images::Build } => {
-            run::build_ours()?;
+            checks::build_shipped()?;
             package::build_all(&package::output_folder()?)?;
             Ok(ExitCode::SUCCESS)
         }

@@ -36,7 +36,7 @@ pub fn test(filter: &str) -> Result<ExitCode> {
     if filter.is_empty() {
         totals.add(step("test the crates", checks::tests)?);
     }
-    step("build our programs", build_ours)?;
+    step("build our programs", checks::build_shipped)?;
     if !alone.is_empty() {
         let totals_of = || run_inside(&folder, &programs, &[filter.into()]);
         totals.add(step("run the whole-system cases", totals_of)?);
@@ -56,7 +56,7 @@ pub fn soak(minutes: u64) -> Result<ExitCode> {
     let folder = RunFolder::create(&cache)?;
     let kubernetes = install::begin_kubernetes(&cache)?;
     let programs = prepare(&cache)?;
-    step("build our programs", build_ours)?;
+    step("build our programs", checks::build_shipped)?;
     step("build Kubernetes and helm", || kubernetes.finish())?;
     let arguments = ["--soak-minutes".into(), minutes.to_string().into()];
     let mut totals = step("soak", || run_inside(&folder, &programs, &arguments))?;
@@ -71,11 +71,6 @@ pub fn prepare(cache: &Path) -> Result<Programs> {
     let programs = step("install what is missing", || install::install(cache))?;
     step("make the upstream's images", || content::make(cache))?;
     Ok(programs)
-}
-
-/// Builds what is shipped.
-pub fn build_ours() -> Result<()> {
-    checks::cargo(&["build", "--release", "-p", "cache-server", "-p", "operator"])
 }
 
 /// The last line of a run.

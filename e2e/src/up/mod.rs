@@ -20,11 +20,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use self::progress::Message;
+use crate::checks;
 use crate::cluster::demonstration::{RELEASE, WORKLOAD};
 use crate::install::{self, Programs};
 use crate::lab::process::tail;
 use crate::lab::{cache_dir, enter};
-use crate::run::{build_ours, prepare, step};
+use crate::run::{prepare, step};
 
 /// The name of the run; there is one such cluster for each cache folder.
 const NAME: &str = "cluster";
@@ -51,7 +52,7 @@ pub fn up() -> Result<ExitCode> {
     } else {
         let kubernetes = install::begin_kubernetes(&cache)?;
         prepare(&cache)?;
-        step("build our programs", build_ours)?;
+        step("build our programs", checks::build_shipped)?;
         step("build Kubernetes and helm", || kubernetes.finish())?;
         Some(start_keeper(&cache)?)
     };
