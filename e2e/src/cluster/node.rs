@@ -151,18 +151,33 @@ impl Node {
     /// Removes every image but ours and waits until their blobs are gone, so that the next pull fetches them.
     /// Pods that use them must have gone.
     pub async fn remove_images(&self) -> Result<()> {
+        // What a container still stands on is kept, and a pull that finds it fetches nothing.
+        self.collected("containers of removed pods", async || {
+            let containers = self.runtime.ctr(&["containers", "ls"]).await?;
+            let images = containers.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1));
+            Ok(images.filter(|image| !self.own.iter().any(|own| own == image)).map(str::to_owned).collect())
+        })
+        .await?;
         for name in self.images().await?.into_iter().filter(|name| !self.own.contains(name)) {
             self.runtime.cri(&["remove", &name]).await?;
         }
+        self.collected("blobs of removed images", async || {
+            let blobs = self.runtime.ctr(&["content", "ls", "-q"]).await?;
+            Ok(blobs.lines().filter(|blob| !self.own_blobs.contains(*blob)).map(str::to_owned).collect())
+        })
+        .await
+    }
+
+    /// Waits until nothing is left of something.
+    async fn collected(&self, what: &str, left: impl AsyncFn() -> Result<Vec<String>>) -> Result<()> {
         let deadline = Instant::now() + COLLECT_LIMIT;
         loop {
-            let blobs = self.runtime.ctr(&["content", "ls", "-q"]).await?;
-            let left: Vec<_> = blobs.lines().filter(|blob| !self.own_blobs.contains(*blob)).collect();
+            let left = left().await?;
             if left.is_empty() {
                 return Ok(());
             }
             if Instant::now() >= deadline {
-                bail!("{} still has these blobs after {COLLECT_LIMIT:?}: {left:?}", self.name());
+                bail!("{} still has these {what} after {COLLECT_LIMIT:?}: {left:?}", self.name());
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
