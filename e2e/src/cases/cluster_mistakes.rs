@@ -24,7 +24,7 @@ use crate::upstream::users::CAROL;
 
 /// From a mistake, or its cure, to a status that says so: 10 s from an object to what is served, and 15 s between two looks at an
 /// upstream that was bad.
-const TOLD_LIMIT: Duration = Duration::from_secs(30);
+const TOLD_LIMIT: Duration = Duration::from_mins(1);
 /// How long until an object that was deleted is gone.
 const GONE_LIMIT: Duration = Duration::from_secs(30);
 /// The Secret of the mistakes.
