@@ -104,6 +104,7 @@ pub fn all_in_cluster() -> Vec<ClusterCase> {
         cases::cluster_crash::cases(),
         // From here on the product is removed.
         cases::cluster_nodes::uninstall(),
+        vec![cases::cluster_rights::last()],
     ]
     .concat()
 }

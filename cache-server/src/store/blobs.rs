@@ -79,6 +79,11 @@ impl Stamp {
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
     }
+
+    /// Whether nothing was written in between. A change of name alone, which moves `changed`, does not count.
+    pub(super) fn same_content(self, other: Self) -> bool {
+        (self.inode, self.length, self.modified) == (other.inode, other.length, other.modified)
+    }
 }
 
 impl Verified {

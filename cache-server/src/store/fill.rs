@@ -95,6 +95,14 @@ impl Store {
     }
 }
 
+/// A fill that proved right.
+struct Filled {
+    total: u64,
+    reservation: Reservation,
+    /// What the file looked like when its last byte had been written, before anyone else could know its name.
+    stamp: Stamp,
+}
+
 struct Fill {
     store: Arc<Store>,
     growing: Arc<Growing>,
@@ -108,13 +116,13 @@ impl Fill {
         // Whatever happens, readers must learn of it: nobody may wait for a fill that is gone.
         let ended = AssertUnwindSafe(self.to_end()).catch_unwind().await;
         match ended.unwrap_or_else(|_| Err(failed_to("fill", io::Error::other("the fill panicked; this is a bug")))) {
-            Ok((total, reservation)) => {
+            Ok(filled) => {
                 self.store.blobs.broken.remove(&digest);
                 // Readers go on at once; making it durable is not their concern, but the process waits for it.
                 let _committing = self.store.committing.token();
-                self.growing.publish(Phase::Whole { total });
+                self.growing.publish(Phase::Whole { total: filled.total });
                 let (store, growing) = (Arc::clone(&self.store), Arc::clone(&self.growing));
-                blocking(move || store.commit(&growing, total, reservation)).await;
+                blocking(move || store.commit(&growing, filled)).await;
             }
             Err(failure) => {
                 tracing::warn!(%digest, error = &failure as &dyn std::error::Error, "a fill failed for good");
@@ -130,12 +138,12 @@ impl Fill {
         self.store.observer.running_fills(-1);
     }
 
-    /// Downloads, writes and hashes until the end; the size, when all is right.
-    async fn to_end(&self) -> Result<(u64, Reservation), Failure> {
+    /// Downloads, writes and hashes until the end.
+    async fn to_end(&self) -> Result<Filled, Failure> {
         let written = self.rehash().await?;
         if written.offset > 0 && written.hasher.clone().finish() == *self.growing.digest() {
             // An earlier process had it all and ended before it could give the file its name.
-            return Ok((written.offset, self.store.usage.reserve(written.offset)));
+            return self.filled(written.offset, self.store.usage.reserve(written.offset));
         }
         let (download, written) = self.begin(written).await?;
         let total = download.total();
@@ -149,7 +157,12 @@ impl Fill {
         if actual != *self.growing.digest() {
             return Err(Failure::Mismatch { expected: self.growing.digest().clone(), actual });
         }
-        Ok((written.offset, reservation))
+        self.filled(written.offset, reservation)
+    }
+
+    fn filled(&self, total: u64, reservation: Reservation) -> Result<Filled, Failure> {
+        let metadata = self.growing.file().metadata().map_err(|source| failed_to("look at", source))?;
+        Ok(Filled { total, reservation, stamp: Stamp::of(&metadata) })
     }
 
     /// Hashes what an earlier process or an earlier, broken fill left.
@@ -346,11 +359,11 @@ fn failed_to(action: &'static str, source: io::Error) -> Failure {
 impl Store {
     /// Makes a whole fill a stored blob: on the disk first, then under its name. A blob that is larger than the store
     /// may become is not kept.
-    fn commit(&self, growing: &Arc<Growing>, total: u64, reservation: Reservation) {
+    fn commit(&self, growing: &Arc<Growing>, filled: Filled) {
         let digest = growing.digest();
-        let kept = total <= self.usage.limit() && self.rename_into_place(growing, total);
+        let kept = filled.total <= self.usage.limit() && self.rename_into_place(growing, filled.total, filled.stamp);
         if kept {
-            reservation.kept();
+            filled.reservation.kept();
         } else {
             let _ = super::files::remove_if_there(&self.layout.partial(digest));
         }
@@ -358,7 +371,7 @@ impl Store {
         self.wake_sweep_if_full();
     }
 
-    fn rename_into_place(&self, growing: &Arc<Growing>, total: u64) -> bool {
+    fn rename_into_place(&self, growing: &Arc<Growing>, total: u64, written: Stamp) -> bool {
         let digest = growing.digest();
         let blob = self.layout.blob(digest);
         let folder = blob.parent().map(std::path::Path::to_path_buf).unwrap_or_default();
@@ -370,7 +383,11 @@ impl Store {
             .and_then(|()| growing.file().metadata());
         match renamed {
             Ok(metadata) if metadata.len() == total => {
-                self.remember_verified(growing, Stamp::of(&metadata));
+                let stamp = Stamp::of(&metadata);
+                // Somebody wrote to it since: the next reader checks it.
+                if stamp.same_content(written) {
+                    self.remember_verified(growing, stamp);
+                }
                 true
             }
             Ok(metadata) => {
@@ -396,5 +413,34 @@ impl Store {
             tracing::error!(path = %partial.display(), %error, "a partial file could not be removed");
         }
         self.blobs.growing.remove(digest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Observer;
+
+    struct Nobody;
+
+    impl Observer for Nobody {}
+
+    #[tokio::test]
+    async fn a_file_that_was_changed_while_it_was_committed_is_checked_before_it_counts_as_right() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path().to_owned(), Arc::new(Nobody)).unwrap();
+        let content = vec![7_u8; 100_000];
+        let digest = Digest::of(crate::oci::Algorithm::Sha256, &content);
+        let file = store.open_partial(&digest).unwrap();
+        file.write_all_at(&content, 0).unwrap();
+        let growing = Arc::new(Growing::new(digest.clone(), file, Phase::Whole { total: 100_000 }));
+        let stamp = Stamp::of(&growing.file().metadata().unwrap());
+        // File systems without fine time stamps count in ticks of the kernel.
+        std::thread::sleep(Duration::from_millis(20));
+        growing.file().write_all_at(&[8], 50_000).unwrap();
+        let reservation = store.usage.reserve(100_000);
+        store.commit(&growing, Filled { total: 100_000, reservation, stamp });
+        let stored = store.stored(&digest, None).await.unwrap().unwrap();
+        assert!(matches!(stored.readable(100_000).await, Err(Failure::Damaged(_))));
     }
 }

@@ -3,8 +3,7 @@
 //!
 //! In reading order: [`granted`] (roles, rule by rule), [`secrecy`] (where a password must not be), the cases.
 //!
-//! [`last`] uninstalls the product, so it belongs behind every other case; it is not among the cases of a run until a run has
-//! shown it. The others leave everything as they found it.
+//! [`last`] uninstalls the product, so it belongs behind every other case. The others leave everything as they found it.
 
 mod granted;
 mod secrecy;
