@@ -67,7 +67,7 @@ fn main() -> ExitCode {
         }
     };
     if arguments.check {
-        println!("the configuration is good: {} mirrors", loaded.settings.mirrors.len());
+        println!("the configuration is good: {} repositories", loaded.settings.repositories().count());
         return ExitCode::SUCCESS;
     }
     telemetry::init();

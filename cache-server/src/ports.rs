@@ -99,7 +99,7 @@ impl Ports {
     }
 
     fn wanted(&self, settings: &Settings) -> HashMap<u16, Option<CertifiedKeyPem>> {
-        let connectors = settings.mirrors.iter().flat_map(|mirror| &mirror.connectors);
+        let connectors = settings.repositories().flat_map(|repository| repository.connectors);
         let ports = connectors.filter_map(|connector| match connector {
             ConnectorSettings::Port { port, tls } => Some((*port, tls.clone())),
             ConnectorSettings::Host { .. } => None,

@@ -11,8 +11,8 @@ use crds::names::RepositoryName;
 
 use crate::{
     canary,
-    oci::{ErrorCode, ImageName},
-    settings::{ConnectorSettings, MirrorSettings, RegistryName, Settings},
+    oci::ErrorCode,
+    settings::{ConnectorSettings, RegistryName, RepositoryFacts, Settings},
 };
 
 /// How many repositories a refusal lists at most.
@@ -58,9 +58,10 @@ pub struct Route {
     pub prefix: String,
     /// Whether the request says which registry it means (`ns`, or a registry as first segment).
     pub registry_named: bool,
+    /// That registry, where it is one that a repository could stand for.
+    pub registry: Option<RegistryName>,
     /// Whether everything behind `/v2/` is `rest`: false where the first segment said which repository.
     pub whole_path: bool,
-    docker_hub: bool,
 }
 
 impl Route {
@@ -68,17 +69,6 @@ impl Route {
     #[must_use]
     pub fn by_path(&self) -> bool {
         self.prefix.trim_start_matches('/').starts_with("repository/")
-    }
-
-    /// The image as the upstream knows it: Docker Hub's official images live under `library/`, which clients that do not know
-    /// that they talk about Docker Hub leave out.
-    #[must_use]
-    pub fn image(&self, image: ImageName) -> ImageName {
-        if !self.docker_hub || image.as_str().contains('/') {
-            return image;
-        }
-        // A name of almost 255 characters stays as it is; Docker Hub has no such image either way.
-        format!("library/{image}").parse().unwrap_or(image)
     }
 }
 
@@ -134,24 +124,20 @@ impl Unrouted {
 /// The table. Built anew when settings change.
 #[derive(Clone, Debug, Default)]
 pub struct Routing {
-    repositories: BTreeMap<RepositoryName, Entry>,
+    /// With their ways in, as text.
+    repositories: BTreeMap<RepositoryName, String>,
     ports: HashMap<u16, RepositoryName>,
     hosts: HashMap<String, RepositoryName>,
     registries: HashMap<RegistryName, RepositoryName>,
     default: Option<RepositoryName>,
 }
 
-#[derive(Clone, Debug)]
-struct Entry {
-    docker_hub: bool,
-    way: String,
-}
-
 /// What rules (2) to (6) decide on.
 struct Found<'a> {
     repository: &'a RepositoryName,
     rest: &'a str,
-    registry_named: bool,
+    /// What the request calls the registry that it means.
+    registry: Option<&'a str>,
     whole_path: bool,
 }
 
@@ -161,21 +147,21 @@ impl Routing {
     pub fn new(settings: &Settings) -> Self {
         let mut table = Self::default();
         for mirror in &settings.mirrors {
-            table
-                .repositories
-                .insert(mirror.name.clone(), Entry { docker_hub: mirror.is_docker_hub(), way: way_in(mirror) });
             table.registries.insert(mirror.registry.clone(), mirror.name.clone());
-            for connector in &mirror.connectors {
+        }
+        for repository in settings.repositories() {
+            let mirror = settings.mirrors.iter().find(|mirror| mirror.name == *repository.name);
+            let registry = mirror.map(|mirror| &mirror.registry);
+            table.repositories.insert(repository.name.clone(), way_in(&repository, registry));
+            for connector in repository.connectors {
                 match connector {
-                    ConnectorSettings::Port { port, .. } => drop(table.ports.insert(*port, mirror.name.clone())),
-                    ConnectorSettings::Host { host } => drop(table.hosts.insert(host.clone(), mirror.name.clone())),
+                    ConnectorSettings::Port { port, .. } => drop(table.ports.insert(*port, repository.name.clone())),
+                    ConnectorSettings::Host { host } => drop(table.hosts.insert(host.clone(), repository.name.clone())),
                 }
             }
         }
-        let only = match settings.mirrors.as_slice() {
-            [only] => Some(only.name.clone()),
-            _ => None,
-        };
+        let mut names = table.repositories.keys();
+        let only = names.next().filter(|_| names.next().is_none()).cloned();
         table.default = settings.server.default_repository.clone().or(only);
         table
     }
@@ -185,16 +171,16 @@ impl Routing {
         let ns = request.ns.filter(|ns| !ns.is_empty());
         if let Some(repository) = self.of_connector(request) {
             let rest = behind_v2(request.path).ok_or(Unrouted::NoRegistryPath)?;
-            let found = Found { repository, rest, registry_named: ns.is_some(), whole_path: true };
-            return Ok(Resolved::To(self.route(request.path, &found)));
+            let found = Found { repository, rest, registry: ns, whole_path: true };
+            return Ok(Resolved::To(Self::route(request.path, &found)));
         }
         if let Some((name, rest)) = split_repository_path(request.path) {
             if name == canary::REPOSITORY {
                 return Ok(Resolved::Canary { rest: rest.to_owned(), by_path: true });
             }
             let (repository, _) = self.repositories.get_key_value(name).ok_or_else(|| self.unknown_repository(name))?;
-            let found = Found { repository, rest, registry_named: ns.is_some(), whole_path: true };
-            return Ok(Resolved::To(self.route(request.path, &found)));
+            let found = Found { repository, rest, registry: ns, whole_path: true };
+            return Ok(Resolved::To(Self::route(request.path, &found)));
         }
         let rest = behind_v2(request.path).ok_or(Unrouted::NoRegistryPath)?;
         if let Some(ns) = ns {
@@ -202,8 +188,8 @@ impl Routing {
                 return Ok(Resolved::Canary { rest: rest.to_owned(), by_path: false });
             }
             let repository = self.of_registry(ns)?;
-            let found = Found { repository, rest, registry_named: true, whole_path: true };
-            return Ok(Resolved::To(self.route(request.path, &found)));
+            let found = Found { repository, rest, registry: Some(ns), whole_path: true };
+            return Ok(Resolved::To(Self::route(request.path, &found)));
         }
         if rest.is_empty() {
             return Ok(Resolved::ServerBase);
@@ -212,17 +198,17 @@ impl Routing {
             let first = first.replace("%3A", ":").replace("%3a", ":");
             if first.contains(['.', ':']) {
                 let repository = self.of_registry(&first)?;
-                let found = Found { repository, rest: behind, registry_named: true, whole_path: false };
-                return Ok(Resolved::To(self.route(request.path, &found)));
+                let found = Found { repository, rest: behind, registry: Some(&first), whole_path: false };
+                return Ok(Resolved::To(Self::route(request.path, &found)));
             }
             if let Some((repository, _)) = self.repositories.get_key_value(first.as_str()) {
-                let found = Found { repository, rest: behind, registry_named: false, whole_path: false };
-                return Ok(Resolved::To(self.route(request.path, &found)));
+                let found = Found { repository, rest: behind, registry: None, whole_path: false };
+                return Ok(Resolved::To(Self::route(request.path, &found)));
             }
         }
         let repository = self.default.as_ref().ok_or_else(|| Unrouted::NoDefault { ways: self.ways() })?;
-        let found = Found { repository, rest, registry_named: false, whole_path: true };
-        Ok(Resolved::To(self.route(request.path, &found)))
+        let found = Found { repository, rest, registry: None, whole_path: true };
+        Ok(Resolved::To(Self::route(request.path, &found)))
     }
 
     fn of_connector(&self, request: &Request<'_>) -> Option<&RepositoryName> {
@@ -241,7 +227,7 @@ impl Routing {
         Unrouted::UnknownRepository { name: name.to_owned(), ways: self.ways() }
     }
 
-    fn route(&self, path: &str, found: &Found<'_>) -> Route {
+    fn route(path: &str, found: &Found<'_>) -> Route {
         let mut prefix = path[..path.len() - found.rest.len()].to_owned();
         if !prefix.ends_with('/') {
             prefix.push('/');
@@ -251,15 +237,14 @@ impl Routing {
             // More slashes than one say nothing.
             rest: found.rest.trim_start_matches('/').to_owned(),
             prefix,
-            registry_named: found.registry_named,
+            registry_named: found.registry.is_some(),
+            registry: found.registry.and_then(|text| text.parse().ok()),
             whole_path: found.whole_path,
-            docker_hub: self.repositories.get(found.repository).is_some_and(|entry| entry.docker_hub),
         }
     }
 
     fn ways(&self) -> Vec<String> {
-        let mut ways: Vec<String> =
-            self.repositories.values().take(MAX_LISTED).map(|entry| entry.way.clone()).collect();
+        let mut ways: Vec<String> = self.repositories.values().take(MAX_LISTED).cloned().collect();
         if self.repositories.len() > MAX_LISTED {
             ways.push(format!("and {} more repositories", self.repositories.len() - MAX_LISTED));
         }
@@ -267,15 +252,18 @@ impl Routing {
     }
 }
 
-/// The ways in to one mirror, as text.
-fn way_in(mirror: &MirrorSettings) -> String {
-    let (name, registry) = (&mirror.name, &mirror.registry);
-    let paths = format!("/repository/{name}/v2/<image>, /v2/{name}/<image>, /v2/{registry}/<image>, ns={registry}");
-    let connectors = mirror.connectors.iter().map(|connector| match connector {
+/// The ways in to one repository, as text.
+fn way_in(repository: &RepositoryFacts<'_>, registry: Option<&RegistryName>) -> String {
+    let name = repository.name;
+    let of_registry = registry.map_or_else(String::new, |registry| format!(", /v2/{registry}/<image>, ns={registry}"));
+    let connectors = repository.connectors.iter().map(|connector| match connector {
         ConnectorSettings::Port { port, .. } => format!(", port {port}"),
         ConnectorSettings::Host { host } => format!(", host {host}"),
     });
-    format!("{name} by {paths}{}", connectors.collect::<String>())
+    format!(
+        "{name} by /repository/{name}/v2/<image>, /v2/{name}/<image>{of_registry}{}",
+        connectors.collect::<String>()
+    )
 }
 
 /// A host header in lower case, without port and final dot.
@@ -484,25 +472,6 @@ mod tests {
         );
         assert!(refused.to_string().contains("port 5001"), "{refused}");
         assert_eq!(refused.code().status(), 404);
-    }
-
-    #[test]
-    fn official_images_of_docker_hub_live_under_library() {
-        let table = routing(
-            "",
-            &[HUB, GHCR, "other upstream: {url: 'https://registry-1.docker.io', registry: other.docker.io}"],
-        );
-        let image = |prefix: &str, name: &str| match table.resolve(&path(&format!("/v2/{prefix}/{name}/tags/list"))) {
-            Ok(Resolved::To(route)) => route.image(name.parse().unwrap()).to_string(),
-            other => format!("{other:?}"),
-        };
-        assert_eq!(image("hub", "nginx"), "library/nginx");
-        assert_eq!(image("other", "nginx"), "library/nginx");
-        assert_eq!(image("hub", "library/nginx"), "library/nginx");
-        assert_eq!(image("hub", "me/nginx"), "me/nginx");
-        assert_eq!(image("ghcr", "nginx"), "nginx");
-        let long = "a".repeat(250);
-        assert_eq!(image("hub", &long), long);
     }
 
     proptest! {

@@ -165,7 +165,10 @@ impl Running {
         for error in &failed {
             tracing::error!(error = error as &dyn std::error::Error, "a port does not listen as configured");
         }
-        tracing::info!(mirrors = loaded.settings.mirrors.len(), "the configuration changed and is loaded");
+        tracing::info!(
+            repositories = loaded.settings.repositories().count(),
+            "the configuration changed and is loaded"
+        );
         failed.is_empty()
     }
 

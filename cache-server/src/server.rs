@@ -16,9 +16,9 @@ use crate::{
     canary::record::Pulls,
     metrics::Metrics,
     oci::{Algorithm, Digest},
-    repository::{Mirror, mirror::BuildError},
+    repository::{Group, Hosted, Mirror, Repository, group::Leaf, hosted, mirror},
     routing::Routing,
-    settings::{MainPort, Settings},
+    settings::{HostedSettings, MainPort, MirrorSettings, Settings},
     store::Store,
     upstream::Availability,
 };
@@ -44,11 +44,22 @@ pub struct Current {
     pub settings: Settings,
     /// The way to each repository.
     pub routing: Routing,
-    mirrors: HashMap<RepositoryName, Arc<Mirror>>,
+    repositories: HashMap<RepositoryName, Repository>,
+}
+
+/// Why a repository cannot be made from its settings.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A mirror.
+    #[error(transparent)]
+    Mirror(#[from] mirror::BuildError),
+    /// A hosted repository.
+    #[error(transparent)]
+    Hosted(#[from] hosted::BuildError),
 }
 
 impl Current {
-    /// With `keep_going` mirrors that cannot be made are left out.
+    /// With `keep_going` repositories that cannot be made are left out.
     fn new(
         mut settings: Settings,
         store: &Arc<Store>,
@@ -56,31 +67,41 @@ impl Current {
         previous: Option<&Self>,
         keep_going: bool,
     ) -> Result<Self, BuildError> {
-        let (mut mirrors, mut failed) = (HashMap::new(), Vec::new());
-        for mirror in &settings.mirrors {
-            // What did not change keeps its tokens, its breaker and what it remembers.
-            let kept = previous.and_then(|previous| previous.mirrors.get(&mirror.name));
-            let made = match kept.filter(|kept| kept.settings() == mirror) {
-                Some(kept) => Ok(Arc::clone(kept)),
-                None => Mirror::new(mirror.clone(), Arc::clone(store), metrics.received(&mirror.name)),
-            };
+        let mirrors = settings.mirrors.iter().map(|wanted| (&wanted.name, mirror(wanted, store, metrics, previous)));
+        let hosted = settings.hosted.iter().map(|wanted| (&wanted.name, hosted(wanted, store, previous)));
+        let (mut leaves, mut failed) = (HashMap::new(), Vec::new());
+        for (name, made) in mirrors.chain(hosted) {
             match made {
-                Ok(made) => drop(mirrors.insert(mirror.name.clone(), made)),
-                Err(error) if keep_going => failed.push((mirror.name.clone(), error)),
+                Ok(made) => drop(leaves.insert(name.clone(), made)),
+                Err(error) if keep_going => failed.push((name.clone(), error)),
                 Err(error) => return Err(error),
             }
         }
         for (name, error) in failed {
-            tracing::error!(error = &error as &dyn std::error::Error, "a mirror cannot be made and is left out");
+            tracing::error!(error = &error as &dyn std::error::Error, "a repository cannot be made and is left out");
             settings.leave_out(&name, &error);
         }
-        Ok(Self { routing: Routing::new(&settings), settings, mirrors })
+        let groups: Vec<_> =
+            settings.groups.iter().map(|wanted| Group::new(wanted.clone(), &settings.groups, &leaves)).collect();
+        let mut repositories: HashMap<_, _> =
+            leaves.into_iter().map(|(name, leaf)| (name, Repository::from(leaf))).collect();
+        repositories.extend(groups.into_iter().map(|group| (group.settings().name.clone(), Repository::Group(group))));
+        Ok(Self { routing: Routing::new(&settings), settings, repositories })
     }
 
-    /// The mirror of a name that routing gave.
+    /// The repository of a name that routing gave.
+    #[must_use]
+    pub fn repository(&self, name: &RepositoryName) -> Option<&Repository> {
+        self.repositories.get(name)
+    }
+
+    /// The mirror of a name.
     #[must_use]
     pub fn mirror(&self, name: &RepositoryName) -> Option<&Arc<Mirror>> {
-        self.mirrors.get(name)
+        match self.repositories.get(name)? {
+            Repository::Mirror(mirror) => Some(mirror),
+            Repository::Hosted(_) | Repository::Group(_) => None,
+        }
     }
 
     /// SHA-256 of the certificate that the main port shows, in hexadecimal digits; nothing without TLS.
@@ -93,12 +114,38 @@ impl Current {
 
     /// All mirrors.
     pub fn mirrors(&self) -> impl Iterator<Item = &Arc<Mirror>> {
-        self.mirrors.values()
+        self.settings.mirrors.iter().filter_map(|mirror| self.mirror(&mirror.name))
     }
 }
 
+/// What did not change keeps its tokens, its breaker and what it remembers.
+fn mirror(
+    wanted: &MirrorSettings,
+    store: &Arc<Store>,
+    metrics: &Metrics,
+    previous: Option<&Current>,
+) -> Result<Leaf, BuildError> {
+    let kept = previous.and_then(|previous| previous.mirror(&wanted.name)).filter(|kept| kept.settings() == wanted);
+    Ok(Leaf::Mirror(match kept {
+        Some(kept) => Arc::clone(kept),
+        None => Mirror::new(wanted.clone(), Arc::clone(store), metrics.received(&wanted.name))?,
+    }))
+}
+
+/// What did not change keeps what it has under way.
+fn hosted(wanted: &HostedSettings, store: &Arc<Store>, previous: Option<&Current>) -> Result<Leaf, BuildError> {
+    let kept = match previous.and_then(|previous| previous.repository(&wanted.name)) {
+        Some(Repository::Hosted(kept)) if kept.settings() == wanted => Some(kept),
+        _ => None,
+    };
+    Ok(Leaf::Hosted(match kept {
+        Some(kept) => Arc::clone(kept),
+        None => Hosted::new(wanted.clone(), Arc::clone(store))?,
+    }))
+}
+
 impl Server {
-    /// A server over a store. Asks no upstream. A mirror that cannot be made is an error, or with `keep_going` left out.
+    /// A server over a store. Asks no upstream. A repository that cannot be made is an error, or with `keep_going` left out.
     pub fn new(
         settings: Settings,
         store: Arc<Store>,

@@ -49,6 +49,24 @@ pub struct NodesSpec {
     pub rollout: RolloutSpec,
 }
 
+/// Nodes, counted by what is in force on them.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeCounts {
+    /// `<verified> of <desired>`.
+    pub summary: String,
+    /// Nodes that are meant.
+    pub desired: u32,
+    /// Of them, those whose files name the cache.
+    pub configured: u32,
+    /// Of them, those that were seen to pull through it.
+    pub verified: u32,
+    /// Nodes that left it out because it did not answer them.
+    pub withdrawn: u32,
+    /// Nodes whose files could not be written, or are someone else's.
+    pub failed: u32,
+}
+
 /// Whether a node goes on to the registry itself when the cache fails.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fallback {

@@ -1,4 +1,4 @@
-//! `RegistryMirror`: a repository that proxies one upstream. May import `names`, `nodes` and `conditions`.
+//! `RegistryMirror`: a repository that proxies one upstream. May import `names`, `nodes`, `repository` and `conditions`.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     conditions::conditions_schema,
-    names::{ByteSize, HOST_PATTERN, REGISTRY_PATTERN, SecretRef, Span},
-    nodes::NodesSpec,
+    names::{REGISTRY_PATTERN, SecretRef, Span},
+    nodes::{NodeCounts, NodesSpec},
+    repository::{Connector, Retention, default_server, yes},
 };
 
 /// A repository that proxies one upstream registry: each image is fetched once, kept, and handed on.
@@ -119,24 +120,6 @@ pub struct RegistryMirrorStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
-}
-
-/// Nodes, counted by what is in force on them.
-#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct NodeCounts {
-    /// `<verified> of <desired>`.
-    pub summary: String,
-    /// Nodes that are meant.
-    pub desired: u32,
-    /// Of them, those whose files name the cache.
-    pub configured: u32,
-    /// Of them, those that were seen to pull through it.
-    pub verified: u32,
-    /// Nodes that left it out because it did not answer them.
-    pub withdrawn: u32,
-    /// Nodes whose files could not be written, or are someone else's.
-    pub failed: u32,
 }
 
 /// The registry that a mirror proxies, and how it is reached.
@@ -336,53 +319,4 @@ pub enum OnDenied {
     Refuse,
     /// It is served all the same.
     ServeCached,
-}
-
-/// What a mirror keeps. What was used least recently goes first.
-#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Retention {
-    /// The most that this mirror's content may take, blobs shared with other repositories counted in full. Unset: the server's `maxSize` alone.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_size: Option<ByteSize>,
-    /// Content that nobody asked for during this time is dropped. Unset: never.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub unused_for: Option<Span>,
-}
-
-/// A way in to one repository: a port of its own or a host name.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(
-    validation = Rule::new("has(self.port) != has(self.host)").message("a connector must have either port or host"),
-    validation = Rule::new("!has(self.tls) || has(self.port)").message("tls must only be set on a connector with a port"),
-)]
-pub struct Connector {
-    /// A TCP port of the cache server; the whole path of a request is the image name.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 65535))]
-    pub port: Option<u16>,
-    /// A host name (without port) by which clients call the server's main port; the whole path is the image name.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = HOST_PATTERN))]
-    pub host: Option<String>,
-    /// The certificate for this port. Unset: plain HTTP.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls: Option<ConnectorTls>,
-}
-
-/// The certificate of a port.
-#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ConnectorTls {
-    /// Secret with `tls.crt` and `tls.key`. Read again when it changes.
-    pub secret_ref: SecretRef,
-}
-
-fn default_server() -> String {
-    "default".to_owned()
-}
-
-const fn yes() -> bool {
-    true
 }

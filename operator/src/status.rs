@@ -1,8 +1,7 @@
 //! What is said of objects: conditions, counts, events. Pure. May import `gather`, `observe`, `validate` and `desired`.
 
 use crds::{
-    CacheServerStatus, RegistryMirror, RegistryMirrorStatus, conditions, node_mirror::EntryState,
-    registry_mirror::NodeCounts,
+    CacheServerStatus, RegistryMirror, RegistryMirrorStatus, conditions, node_mirror::EntryState, nodes::NodeCounts,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};

@@ -26,8 +26,8 @@ pub struct BlobStream {
     pub connection: Arc<Connection>,
     /// The file.
     pub growing: Arc<Growing>,
-    /// Where the rest comes from if the volume gets full.
-    pub source: Arc<dyn Source>,
+    /// Where the rest comes from if the volume gets full; nothing for a file that is whole already.
+    pub source: Option<Arc<dyn Source>>,
     /// The next byte.
     pub position: u64,
     /// The byte behind the last; unknown only while the size is.
@@ -91,6 +91,7 @@ impl State {
                             return Ok(Some((stream.window(limit).await?, Self::File(stream))));
                         }
                         let BlobStream { store, growing, source, position, end, .. } = stream;
+                        let Some(source) = source else { return Err(Failure::NoSpace(rest)) };
                         let through = Through::begin(&store, source, &growing, &rest, position).await?;
                         let left = end.map(|end| end - position);
                         Self::next_through(Box::new(through), left).await

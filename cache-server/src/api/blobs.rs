@@ -13,14 +13,15 @@ use crate::{
         Digest, ErrorCode, ImageName,
         range::{RangeRequest, Ranged},
     },
-    repository::{BlobAnswer, BlobContent, BlobRequest, Mirror, Want},
+    repository::{Asking, BlobAnswer, BlobContent, BlobRequest, Repository, Want},
     server::Server,
 };
 
 /// A blob or a part of it, whether it is stored, being filled, or not here yet.
 pub(super) async fn answer(
     server: &Arc<Server>,
-    repository: &Arc<Mirror>,
+    repository: &Repository,
+    asking: &Asking<'_>,
     image: &ImageName,
     digest: &Digest,
     pull: &Pull<'_>,
@@ -29,7 +30,7 @@ pub(super) async fn answer(
     let range = if pull.want == Want::Content { range(pull.headers, digest) } else { None };
     let continues = !matches!(range, None | Some(RangeRequest::From(0) | RangeRequest::FromTo(0, _)));
     let request = BlobRequest { want: pull.want, may_go_elsewhere: pull.client == Client::Mirror && continues };
-    let answer = repository.blob(image, digest, request).await;
+    let answer = repository.blob(image, digest, request, asking).await;
     let answer = answer.map_err(|error| PullError { error, absent: ErrorCode::BlobUnknown })?;
     report.outcome(answer.outcome);
     let part = Part::of(range, answer.size);

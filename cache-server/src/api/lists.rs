@@ -1,33 +1,31 @@
 //! Lists: tags and referrers.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use http::{HeaderValue, Response, Uri, header};
 
 use super::{body::Body, error::PullError, mark, report::Report, value};
 use crate::{
     oci::{Digest, ErrorCode, ImageName, Manifest, Tag, manifest},
-    repository::Mirror,
+    repository::{Asking, Repository},
 };
 
-/// The tags of `image`, which the client calls `named`, in order: `limit` of them behind `last`, with a link to the next page (distribution-spec, "Listing Tags").
+/// The tags of an image, in order: `limit` of them behind `last`, with a link to the next page (distribution-spec, "Listing Tags").
 pub(super) async fn tags(
-    repository: &Arc<Mirror>,
+    repository: &Repository,
+    asking: &Asking<'_>,
     image: &ImageName,
-    named: &ImageName,
     limit: Option<usize>,
     last: Option<&str>,
     uri: &Uri,
     report: &mut Report,
 ) -> Result<Response<Body>, PullError> {
-    let tags = repository.tags(image).await;
+    let tags = repository.tags(image, asking).await;
     let (tags, outcome) = tags.map_err(|error| PullError { error, absent: ErrorCode::NameUnknown })?;
     report.outcome(outcome);
     let first = last.map_or(0, |last| tags.partition_point(|tag| tag.as_str() <= last));
     let end = limit.map_or(tags.len(), |limit| tags.len().min(first.saturating_add(limit)));
     let page: Vec<&str> = tags[first..end].iter().map(Tag::as_str).collect();
-    let content = serde_json::json!({ "name": named.as_str(), "tags": page });
+    let content = serde_json::json!({ "name": image.as_str(), "tags": page });
     let mut response = Response::new(Body::bytes(content.to_string().into()));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let (Some(limit), Some(last)) = (limit, page.last())
@@ -51,13 +49,14 @@ fn next_page(uri: &Uri, limit: usize, last: &str) -> String {
 
 /// The referrers of a digest, of one artifact type if asked for (distribution-spec, "Listing Referrers").
 pub(super) async fn referrers(
-    repository: &Arc<Mirror>,
+    repository: &Repository,
+    asking: &Asking<'_>,
     image: &ImageName,
     digest: &Digest,
     artifact_type: Option<&str>,
     report: &mut Report,
 ) -> Result<Response<Body>, PullError> {
-    let index = repository.referrers(image, digest).await;
+    let index = repository.referrers(image, digest, asking).await;
     let (index, outcome) = index.map_err(|error| PullError { error, absent: ErrorCode::ManifestUnknown })?;
     report.outcome(outcome);
     let index = artifact_type.map_or_else(|| index.clone(), |artifact_type| filtered(&index, artifact_type));

@@ -1,24 +1,23 @@
 //! Manifests.
 
-use std::sync::Arc;
-
 use http::{HeaderValue, Response, header};
 
 use super::{body::Body, error::PullError, mark, report::Report, request::Pull, value};
 use crate::{
     oci::{ErrorCode, ImageName, Reference},
-    repository::{Mirror, Outcome, Want},
+    repository::{Asking, Outcome, Repository, Want},
 };
 
 /// A manifest with its digest and length, for GET and HEAD alike. A range is ignored, as containerd expects.
 pub(super) async fn answer(
-    repository: &Arc<Mirror>,
+    repository: &Repository,
+    asking: &Asking<'_>,
     image: &ImageName,
     reference: &Reference,
     pull: &Pull<'_>,
     report: &mut Report,
 ) -> Result<Response<Body>, PullError> {
-    let answer = repository.manifest(image, reference, pull.want).await;
+    let answer = repository.manifest(image, reference, pull.want, asking).await;
     let answer = answer.map_err(|error| PullError { error, absent: ErrorCode::ManifestUnknown })?;
     report.outcome(answer.outcome);
     let body = match (pull.want, answer.bytes) {

@@ -24,8 +24,8 @@ use hyper::body::Incoming;
 use crate::{
     canary::REPOSITORY,
     connector::{Connection, Serving, listener::Answer},
-    oci::{Endpoint, ErrorCode, ImageName},
-    repository::Mirror,
+    oci::{Endpoint, ErrorCode},
+    repository::{Asking, Repository},
     routing::{Resolved, Route},
     server::{Current, Server},
 };
@@ -121,9 +121,9 @@ impl Api {
         let client = Client::of(request, route);
         let want = request::want(request.method(), &endpoint)?;
         let pull = Pull { connection, headers: request.headers(), client, want };
-        let image = |image: &ImageName| route.image(image.clone());
-        if let Some(named) = endpoint.image() {
-            report.image(&image(named));
+        let asking = Asking { registry: route.registry.as_ref(), may_pull: &|_, _| true };
+        if let Some(image) = endpoint.image() {
+            report.image(&repository.named(image));
         }
         let answered = match &endpoint {
             Endpoint::Base => {
@@ -133,21 +133,21 @@ impl Api {
                     .map(|()| base())
                     .map_err(|error| PullError { error, absent: ErrorCode::NameUnknown })
             }
-            Endpoint::Manifest { image: named, reference } => {
+            Endpoint::Manifest { image, reference } => {
                 report.kind("manifest", &reference.to_string());
-                manifests::answer(repository, &image(named), reference, &pull, report).await
+                manifests::answer(repository, &asking, image, reference, &pull, report).await
             }
-            Endpoint::Blob { image: named, digest } => {
+            Endpoint::Blob { image, digest } => {
                 report.kind("blob", digest.as_str());
-                blobs::answer(&self.server, repository, &image(named), digest, &pull, report).await
+                blobs::answer(&self.server, repository, &asking, image, digest, &pull, report).await
             }
-            Endpoint::Tags { image: named, limit, last } => {
+            Endpoint::Tags { image, limit, last } => {
                 report.kind("tags", "");
-                lists::tags(repository, &image(named), named, *limit, last.as_deref(), request.uri(), report).await
+                lists::tags(repository, &asking, image, *limit, last.as_deref(), request.uri(), report).await
             }
-            Endpoint::Referrers { image: named, digest, artifact_type } => {
+            Endpoint::Referrers { image, digest, artifact_type } => {
                 report.kind("referrers", digest.as_str());
-                lists::referrers(repository, &image(named), digest, artifact_type.as_deref(), report).await
+                lists::referrers(repository, &asking, image, digest, artifact_type.as_deref(), report).await
             }
             Endpoint::Uploads { .. } => return Err(ApiError::read_only(&route.repository)),
             Endpoint::Unknown => return Err(ApiError::unknown_path(request.uri().path())),
@@ -157,8 +157,8 @@ impl Api {
 }
 
 /// The repository of a name that routing gave; both come from the same settings.
-fn repository<'a>(current: &'a Current, name: &RepositoryName) -> Result<&'a Arc<Mirror>, ApiError> {
-    current.mirror(name).ok_or_else(|| {
+fn repository<'a>(current: &'a Current, name: &RepositoryName) -> Result<&'a Repository, ApiError> {
+    current.repository(name).ok_or_else(|| {
         ApiError::new(ErrorCode::NameUnknown, StatusCode::NOT_FOUND, format!("there is no repository {name} here"))
     })
 }

@@ -33,9 +33,8 @@ async fn welcome(State(server): State<Arc<Server>>) -> String {
     let current = server.current();
     let ways = current
         .settings
-        .mirrors
-        .iter()
-        .map(|mirror| format!("  {}: {} at /repository/{}/v2/\n", mirror.name, mirror.registry, mirror.name));
+        .repositories()
+        .map(|repository| format!("  {0}: {1} at /repository/{0}/v2/\n", repository.name, repository.kind));
     format!("Entrepôt, a pull-through registry. Repositories:\n{}", ways.collect::<String>())
 }
 

@@ -41,8 +41,8 @@ pub enum BlobContent {
     File {
         /// The file.
         growing: Arc<Growing>,
-        /// Where the rest comes from if the volume gets full.
-        source: Arc<dyn Source>,
+        /// Where the rest comes from if the volume gets full; nothing for a file that is whole already.
+        source: Option<Arc<dyn Source>>,
     },
 }
 
@@ -222,7 +222,7 @@ impl OpenedBlob {
             mirror.store.keep_small(&digest, bytes.clone());
             return Ok(BlobAnswer { size: Some(total), content: BlobContent::Memory(bytes), outcome: self.outcome });
         }
-        let content = BlobContent::File { growing: self.growing, source: self.source };
+        let content = BlobContent::File { growing: self.growing, source: Some(self.source) };
         Ok(BlobAnswer { size: self.size, content, outcome: self.outcome })
     }
 }

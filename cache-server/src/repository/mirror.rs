@@ -117,6 +117,12 @@ impl Mirror {
         &self.upstream
     }
 
+    /// The image as the upstream knows it.
+    #[must_use]
+    pub fn named(&self, image: &ImageName) -> ImageName {
+        self.settings.image(image)
+    }
+
     pub(super) const fn freshness(&self) -> &Freshness {
         &self.settings.freshness
     }

@@ -1,18 +1,145 @@
 //! What a repository does: joins an upstream with the store. Read in this order: [`error`], [`freshness`],
-//! [`flights`], [`mirror`], [`manifests`], [`blobs`], [`lists`]. May import `upstream`, `store`, `oci`, `settings`.
+//! [`flights`], [`mirror`], [`manifests`], [`blobs`], [`lists`]; then [`hosted`], [`group`], and [`Repository`], which is one
+//! of the three. May import `upstream`, `store`, `oci`, `settings`.
 
 mod blobs;
 pub mod error;
 mod flights;
 pub mod freshness;
+pub mod group;
+pub mod hosted;
 mod lists;
 mod manifests;
 pub mod mirror;
 
 pub use blobs::{BlobAnswer, BlobContent, BlobRequest};
 pub use error::Error;
+pub use group::Group;
+pub use hosted::Hosted;
 pub use manifests::ManifestAnswer;
 pub use mirror::Mirror;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use crds::names::RepositoryName;
+
+use crate::{
+    oci::{Digest, ImageName, Reference, Tag},
+    settings::RegistryName,
+};
+
+/// A repository of any kind.
+#[derive(Clone)]
+pub enum Repository {
+    /// A mirror.
+    Mirror(Arc<Mirror>),
+    /// A hosted repository.
+    Hosted(Arc<Hosted>),
+    /// A group.
+    Group(Arc<Group>),
+}
+
+/// What of a request matters beside what it asks for. Groups choose their members by it.
+#[derive(Clone, Copy)]
+pub struct Asking<'a> {
+    /// The registry that the request says it means.
+    pub registry: Option<&'a RegistryName>,
+    /// Whether the one who asks may pull an image from a repository of that name.
+    pub may_pull: &'a (dyn Fn(&RepositoryName, &ImageName) -> bool + Send + Sync),
+}
+
+impl From<group::Leaf> for Repository {
+    fn from(leaf: group::Leaf) -> Self {
+        match leaf {
+            group::Leaf::Mirror(mirror) => Self::Mirror(mirror),
+            group::Leaf::Hosted(hosted) => Self::Hosted(hosted),
+        }
+    }
+}
+
+impl Repository {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &RepositoryName {
+        match self {
+            Self::Mirror(mirror) => &mirror.settings().name,
+            Self::Hosted(hosted) => &hosted.settings().name,
+            Self::Group(group) => &group.settings().name,
+        }
+    }
+
+    /// The image as its origin knows it, where it has one origin.
+    #[must_use]
+    pub fn named(&self, image: &ImageName) -> ImageName {
+        match self {
+            Self::Mirror(mirror) => mirror.named(image),
+            Self::Hosted(_) | Self::Group(_) => image.clone(),
+        }
+    }
+
+    /// Refuses when the repository is switched off.
+    pub fn check_online(&self) -> Result<(), Error> {
+        match self {
+            Self::Mirror(mirror) => mirror.check_online(),
+            Self::Hosted(hosted) => hosted.check_online(),
+            Self::Group(group) => group.check_online(),
+        }
+    }
+
+    /// A manifest of an image, byte for byte as its origin has it.
+    pub async fn manifest(
+        &self,
+        image: &ImageName,
+        reference: &Reference,
+        want: Want,
+        asking: &Asking<'_>,
+    ) -> Result<ManifestAnswer, Error> {
+        match self {
+            Self::Mirror(mirror) => mirror.manifest(&mirror.named(image), reference, want).await,
+            Self::Hosted(hosted) => hosted.manifest(image, reference).await,
+            Self::Group(group) => group.manifest(image, reference, want, asking).await,
+        }
+    }
+
+    /// A blob of an image.
+    pub async fn blob(
+        &self,
+        image: &ImageName,
+        digest: &Digest,
+        request: BlobRequest,
+        asking: &Asking<'_>,
+    ) -> Result<BlobAnswer, Error> {
+        match self {
+            Self::Mirror(mirror) => mirror.blob(&mirror.named(image), digest, request).await,
+            Self::Hosted(hosted) => hosted.blob(image, digest, request.want).await,
+            Self::Group(group) => group.blob(image, digest, request, asking).await,
+        }
+    }
+
+    /// All tags of an image, sorted.
+    pub async fn tags(&self, image: &ImageName, asking: &Asking<'_>) -> Result<(Arc<Vec<Tag>>, Outcome), Error> {
+        match self {
+            Self::Mirror(mirror) => mirror.tags(&mirror.named(image)).await,
+            Self::Hosted(hosted) => hosted.tags(image).await,
+            Self::Group(group) => group.tags(image, asking).await,
+        }
+    }
+
+    /// The referrers of a digest as an image index. Never absent, only empty.
+    pub async fn referrers(
+        &self,
+        image: &ImageName,
+        digest: &Digest,
+        asking: &Asking<'_>,
+    ) -> Result<(Bytes, Outcome), Error> {
+        match self {
+            Self::Mirror(mirror) => mirror.referrers(&mirror.named(image), digest).await,
+            Self::Hosted(hosted) => hosted.referrers(image, digest).await,
+            Self::Group(group) => group.referrers(image, digest, asking).await,
+        }
+    }
+}
 
 /// Where an answer came from. The words of the request log and of the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -4,18 +4,18 @@
 use std::collections::BTreeMap;
 
 use crds::{
-    RegistryMirrorSpec,
+    HostedRepositorySpec, RegistryMirrorSpec, RepositoryGroupSpec,
     cache_server::{ClientLimits, TlsMode},
     names::{RepositoryName, SecretRef},
-    registry_mirror::Connector,
+    repository::Connector,
 };
 
 use super::{
-    AllowedHost, CertifiedKeyPem, ConnectorSettings, MainPort, MirrorSettings, RegistryName, ServerSettings, Settings,
-    UpstreamSettings,
+    AllowedHost, CertifiedKeyPem, ConnectorSettings, GroupSettings, HostedSettings, MainPort, MirrorSettings,
+    RegistryName, ServerSettings, Settings, UpstreamSettings,
     hosts::{proxy_url, upstream_url},
     mistake::{Mistakes, Place},
-    objects::{MIRROR, Object, Objects, SERVER},
+    objects::{Object, Objects, REPOSITORIES, SERVER},
     secrets::{Secrets, authorities_of},
 };
 
@@ -27,9 +27,9 @@ pub(super) fn settings(
     mut mistakes: Mistakes,
 ) -> Settings {
     only_one_server(objects, &mut mistakes);
-    names_occur_once(&objects.mirrors, &mut mistakes);
+    names_occur_once(objects, &mut mistakes);
     servers_agree(objects, &mut mistakes);
-    connectors_occur_once(&objects.mirrors, main_port, &mut mistakes);
+    connectors_occur_once(objects, main_port, &mut mistakes);
 
     let server = server(objects, secrets, &mut mistakes);
     let mut made = Vec::new();
@@ -40,12 +40,38 @@ pub(super) fn settings(
             made.push((&object.place, mirror));
         }
     }
+    let hosted: Vec<_> = each(&objects.hosted, |object| hosted(object, secrets, &mut mistakes));
+    let groups: Vec<_> = each(&objects.groups, |object| group(object, secrets, &mut mistakes));
+    let mirrors = good(made, &mistakes);
+    let (hosted, groups) = (good(hosted, &mistakes), good(groups, &mistakes));
+    let servers = objects.servers.iter().map(|server| &server.place).filter(|place| !mistakes.concern(place));
+    let places = mirrors.iter().map(|(place, _)| *place);
+    let places = places.chain(hosted.iter().map(|(place, _)| *place)).chain(groups.iter().map(|(place, _)| *place));
+    let loaded = servers.chain(places).filter_map(|place| place.object.clone()).collect();
+    let mut settings = Settings {
+        server,
+        mirrors: without_places(mirrors),
+        hosted: without_places(hosted),
+        groups: without_places(groups),
+        objects: loaded,
+        mistakes,
+    };
+    settings.sort();
+    settings
+}
+
+fn each<'a, S, T>(objects: &'a [Object<S>], mut make: impl FnMut(&'a Object<S>) -> Option<T>) -> Vec<(&'a Place, T)> {
+    objects.iter().filter_map(|object| Some((&object.place, make(object)?))).collect()
+}
+
+/// Without those in which a mistake was found since they were made.
+fn good<'a, T>(mut made: Vec<(&'a Place, T)>, mistakes: &Mistakes) -> Vec<(&'a Place, T)> {
     made.retain(|(place, _)| !mistakes.concern(place));
-    let places = objects.servers.iter().map(|server| &server.place).filter(|place| !mistakes.concern(place));
-    let loaded = places.chain(made.iter().map(|(place, _)| *place)).filter_map(|place| place.object.clone()).collect();
-    let mut mirrors: Vec<_> = made.into_iter().map(|(_, mirror)| mirror).collect();
-    mirrors.sort_by(|one, other| one.name.cmp(&other.name));
-    Settings { server, mirrors, objects: loaded, mistakes }
+    made
+}
+
+fn without_places<T>(made: Vec<(&Place, T)>) -> Vec<T> {
+    made.into_iter().map(|(_, made)| made).collect()
 }
 
 fn only_one_server(objects: &Objects, mistakes: &mut Mistakes) {
@@ -54,56 +80,54 @@ fn only_one_server(objects: &Objects, mistakes: &mut Mistakes) {
     }
 }
 
-fn names_occur_once(mirrors: &[Object<RegistryMirrorSpec>], mistakes: &mut Mistakes) {
+fn names_occur_once(objects: &Objects, mistakes: &mut Mistakes) {
     let mut seen: BTreeMap<&str, &Place> = BTreeMap::new();
-    for mirror in mirrors {
-        if let Some(first) = seen.get(mirror.name.as_str()) {
+    for repository in objects.repositories() {
+        if let Some(first) = seen.get(repository.name) {
             let message = format!(
                 "the name {} is taken ({}, document {}); choose another one",
-                mirror.name,
+                repository.name,
                 first.file,
                 first.document.unwrap_or_default()
             );
-            mistakes.note(&mirror.place, "metadata.name", message);
+            mistakes.note(repository.place, "metadata.name", message);
         } else {
-            seen.insert(&mirror.name, &mirror.place);
+            seen.insert(repository.name, repository.place);
         }
     }
 }
 
-/// A mirror that names its server must mean the one of this configuration.
+/// A repository that names its server must mean the one of this configuration.
 fn servers_agree(objects: &Objects, mistakes: &mut Mistakes) {
     let Some(server) = objects.servers.first() else { return };
-    for mirror in objects.mirrors.iter().filter(|mirror| mirror.names_server && mirror.spec.server != server.name) {
+    for repository in objects.repositories() {
+        let Some(named) = repository.server.filter(|named| *named != server.name) else { continue };
         let message = format!(
-            "must be {}, the CacheServer of this configuration, got {:?}; correct or remove it",
-            server.name, mirror.spec.server
+            "must be {}, the CacheServer of this configuration, got {named:?}; correct or remove it",
+            server.name
         );
-        mistakes.note(&mirror.place, "spec.server", message);
+        mistakes.note(repository.place, "spec.server", message);
     }
 }
 
-fn connectors_occur_once(mirrors: &[Object<RegistryMirrorSpec>], main_port: Option<u16>, mistakes: &mut Mistakes) {
-    let mut seen: BTreeMap<String, &str> = BTreeMap::new();
-    for mirror in mirrors {
-        for (index, connector) in mirror.spec.connectors.iter().enumerate() {
+fn connectors_occur_once(objects: &Objects, main_port: Option<u16>, mistakes: &mut Mistakes) {
+    let mut seen: BTreeMap<String, String> = BTreeMap::new();
+    for repository in objects.repositories() {
+        for (index, connector) in repository.connectors.iter().enumerate() {
             let field = format!("spec.connectors[{index}]");
             if connector.port.is_some() && connector.port == main_port {
                 mistakes.note(
-                    &mirror.place,
+                    repository.place,
                     &format!("{field}.port"),
                     "must not be the port of --listen; choose another one",
                 );
             }
             let Some(key) = connector_key(connector) else { continue };
             if let Some(holder) = seen.get(&key) {
-                mistakes.note(
-                    &mirror.place,
-                    &field,
-                    format!("{key} is taken by the mirror {holder}; choose another one"),
-                );
+                let message = format!("{key} is taken by {holder}; choose another one");
+                mistakes.note(repository.place, &field, message);
             } else {
-                seen.insert(key, &mirror.name);
+                seen.insert(key, format!("the {} {}", repository.kind, repository.name));
             }
         }
     }
@@ -145,9 +169,13 @@ fn server(objects: &Objects, secrets: &Secrets, mistakes: &mut Mistakes) -> Serv
     };
     let default_repository = spec.default_repository.as_ref().and_then(|text| {
         let parsed: RepositoryName = mistakes.keep(place, "spec.defaultRepository", text.parse())?;
-        // A mirror with a mistake of its own is there all the same.
-        let known: Vec<&str> =
-            objects.named.iter().filter(|object| object.kind == MIRROR).map(|object| object.name.as_str()).collect();
+        // A repository with a mistake of its own is there all the same.
+        let known: Vec<&str> = objects
+            .named
+            .iter()
+            .filter(|object| REPOSITORIES.contains(&object.kind.as_str()))
+            .map(|object| object.name.as_str())
+            .collect();
         if !known.contains(&parsed.as_str()) {
             let message =
                 format!("must be the name of a repository of this configuration ({}), got {text:?}", known.join(", "));
@@ -173,7 +201,7 @@ fn server(objects: &Objects, secrets: &Secrets, mistakes: &mut Mistakes) -> Serv
 fn mirror(object: &Object<RegistryMirrorSpec>, secrets: &Secrets, mistakes: &mut Mistakes) -> Option<MirrorSettings> {
     let Object { place, name, spec, .. } = object;
     let name = mistakes.keep(place, "metadata.name", name.parse());
-    let connectors = connectors(object, secrets, mistakes);
+    let connectors = connectors(place, &spec.connectors, secrets, mistakes);
     let upstream = upstream(object, secrets, mistakes);
     let (registry, upstream) = upstream?;
     Some(MirrorSettings {
@@ -183,6 +211,51 @@ fn mirror(object: &Object<RegistryMirrorSpec>, secrets: &Secrets, mistakes: &mut
         upstream,
         freshness: spec.freshness.clone(),
         retention: spec.retention.clone(),
+        connectors: connectors?,
+    })
+}
+
+fn hosted(object: &Object<HostedRepositorySpec>, secrets: &Secrets, mistakes: &mut Mistakes) -> Option<HostedSettings> {
+    let Object { place, name, spec, .. } = object;
+    let name = mistakes.keep(place, "metadata.name", name.parse());
+    let connectors = connectors(place, &spec.connectors, secrets, mistakes);
+    let serves_for: Vec<Option<RegistryName>> = spec
+        .serves_for
+        .iter()
+        .enumerate()
+        .map(|(index, text)| mistakes.keep(place, &format!("spec.servesFor[{index}]"), text.parse()))
+        .collect();
+    Some(HostedSettings {
+        name: name?,
+        online: spec.online,
+        anonymous_pull: spec.anonymous_pull,
+        write_policy: spec.write_policy,
+        immutable_tags: spec.immutable_tags.clone(),
+        reserved_names: spec.reserved_names.clone(),
+        serves_for: serves_for.into_iter().collect::<Option<_>>()?,
+        retention: spec.retention.clone(),
+        connectors: connectors?,
+    })
+}
+
+/// Members that are not there are no mistake of the group: it serves what the others have.
+fn group(object: &Object<RepositoryGroupSpec>, secrets: &Secrets, mistakes: &mut Mistakes) -> Option<GroupSettings> {
+    let Object { place, name, spec, .. } = object;
+    let name = mistakes.keep(place, "metadata.name", name.parse());
+    let connectors = connectors(place, &spec.connectors, secrets, mistakes);
+    let members: Vec<Option<RepositoryName>> = spec
+        .members
+        .iter()
+        .enumerate()
+        .map(|(index, text)| mistakes.keep(place, &format!("spec.members[{index}]"), text.parse()))
+        .collect();
+    let push_to = optional(spec.push_to.as_ref(), |text| mistakes.keep(place, "spec.pushTo", text.parse()));
+    Some(GroupSettings {
+        name: name?,
+        online: spec.online,
+        anonymous_pull: spec.anonymous_pull,
+        members: members.into_iter().collect::<Option<_>>()?,
+        push_to: push_to?,
         connectors: connectors?,
     })
 }
@@ -262,20 +335,19 @@ fn allowed_hosts(texts: &[String], place: &Place, field: &str, mistakes: &mut Mi
 }
 
 fn connectors(
-    object: &Object<RegistryMirrorSpec>,
+    place: &Place,
+    connectors: &[Connector],
     secrets: &Secrets,
     mistakes: &mut Mistakes,
 ) -> Option<Vec<ConnectorSettings>> {
-    let checked: Vec<Option<ConnectorSettings>> = object
-        .spec
-        .connectors
+    let checked: Vec<Option<ConnectorSettings>> = connectors
         .iter()
         .enumerate()
         .map(|(index, connector)| match (connector.port, &connector.host) {
             (Some(port), _) => {
                 let secret = connector.tls.as_ref().map(|tls| &tls.secret_ref);
                 let field = format!("spec.connectors[{index}].tls.secretRef");
-                let tls = certificate(secret, &object.place, &field, secrets, mistakes)?;
+                let tls = certificate(secret, place, &field, secrets, mistakes)?;
                 Some(ConnectorSettings::Port { port, tls })
             }
             (None, Some(host)) => Some(ConnectorSettings::Host { host: host.clone() }),
@@ -322,6 +394,21 @@ mod tests {
 
     fn load(objects: &[Value]) -> Result<Settings, String> {
         load_with(objects, &[])
+    }
+
+    #[test]
+    fn official_images_of_docker_hub_live_under_library() {
+        let hub = || object("RegistryMirror", "hub", json!({"upstream": {"url": "https://registry-1.docker.io"}}));
+        let other = with(hub(), "/spec/upstream/registry", json!("other.docker.io"));
+        let image =
+            |mirror: Value, name: &str| load(&[mirror]).unwrap().mirrors[0].image(&name.parse().unwrap()).to_string();
+        assert_eq!(image(hub(), "nginx"), "library/nginx");
+        assert_eq!(image(other, "nginx"), "library/nginx");
+        assert_eq!(image(hub(), "library/nginx"), "library/nginx");
+        assert_eq!(image(hub(), "me/nginx"), "me/nginx");
+        assert_eq!(image(mirror("ghcr"), "nginx"), "nginx");
+        let long = "a".repeat(250);
+        assert_eq!(image(hub(), &long), long);
     }
 
     #[test]
@@ -388,8 +475,8 @@ mod tests {
         for (objects, expected) in [
             (vec![json!([1])], "test.yaml, document 1: must be an object"),
             (
-                vec![object("HostedRepository", "a", json!({}))],
-                "HostedRepository a, kind: must be RegistryMirror or CacheServer",
+                vec![object("Registry", "a", json!({}))],
+                "Registry a, kind: must be RegistryMirror, HostedRepository, RepositoryGroup or CacheServer",
             ),
             (
                 vec![with(mirror("a"), "/apiVersion", json!("v1"))],
@@ -461,7 +548,7 @@ mod tests {
             ),
             (
                 vec![with(mirror("a"), "/spec/connectors", json!([{"port": 5001}, {"port": 5001}]))],
-                "spec.connectors[1]: port 5001 is taken by the mirror a",
+                "spec.connectors[1]: port 5001 is taken by the RegistryMirror a",
             ),
             (
                 vec![with(mirror("a"), "/spec/connectors", json!([{"port": 5001, "tls": {"secretRef": secret}}]))],
@@ -472,7 +559,7 @@ mod tests {
                     with(mirror("a"), "/spec/connectors", json!([{"host": "x"}])),
                     with(mirror("b"), "/spec/connectors", json!([{"host": "x"}])),
                 ],
-                "document 2, RegistryMirror b, spec.connectors[0]: host x is taken by the mirror a",
+                "document 2, RegistryMirror b, spec.connectors[0]: host x is taken by the RegistryMirror a",
             ),
             (vec![mirror("a"), mirror("a")], "metadata.name: the name a is taken (test.yaml, document 1)"),
             (

@@ -2,8 +2,8 @@
 //! May import `objects` and the settings themselves.
 
 use super::{
-    ConnectorSettings, MainPort, MirrorSettings, ObjectName, Settings,
-    objects::{MIRROR, SERVER},
+    ConnectorSettings, MainPort, ObjectName, RepositoryFacts, Settings,
+    objects::{GROUP, HOSTED, MIRROR, SERVER},
 };
 
 /// `fresh` with the last good version of each object that has a mistake in it. `named` are the objects of the configuration,
@@ -20,14 +20,14 @@ pub(super) fn complete(mut fresh: Settings, named: &[ObjectName], previous: &Set
         }
         let stays = match object.kind.as_str() {
             SERVER => keep_server(&mut fresh, is_named, previous),
-            MIRROR => keep_mirror(&mut fresh, object, previous),
+            MIRROR | HOSTED | GROUP => keep_repository(&mut fresh, object, previous),
             _ => false,
         };
         if stays {
             fresh.objects.push(object.clone());
         }
     }
-    fresh.mirrors.sort_by(|one, other| one.name.cmp(&other.name));
+    fresh.sort();
     fresh
 }
 
@@ -43,22 +43,29 @@ fn keep_server(fresh: &mut Settings, is_named: bool, previous: &Settings) -> boo
     true
 }
 
-fn keep_mirror(fresh: &mut Settings, object: &ObjectName, previous: &Settings) -> bool {
-    let last = previous.mirrors.iter().find(|mirror| mirror.name.as_str() == object.name);
-    let Some(last) = last.filter(|last| !fresh.mirrors.iter().any(|mirror| clash(last, mirror))) else { return false };
-    fresh.mirrors.push(last.clone());
+fn keep_repository(fresh: &mut Settings, object: &ObjectName, previous: &Settings) -> bool {
+    let is_it = |facts: &RepositoryFacts<'_>| facts.kind == object.kind && facts.name.as_str() == object.name;
+    let Some(facts) = previous.repositories().find(is_it) else { return false };
+    let mirror = previous.mirrors.iter().find(|mirror| mirror.name == *facts.name && facts.kind == MIRROR);
+    let registry_taken = mirror.is_some_and(|last| fresh.mirrors.iter().any(|mirror| mirror.registry == last.registry));
+    if registry_taken || fresh.repositories().any(|other| clash(&facts, &other)) {
+        return false;
+    }
+    let hosted = previous.hosted.iter().find(|hosted| hosted.name == *facts.name && facts.kind == HOSTED);
+    let group = previous.groups.iter().find(|group| group.name == *facts.name && facts.kind == GROUP);
+    fresh.mirrors.extend(mirror.cloned());
+    fresh.hosted.extend(hosted.cloned());
+    fresh.groups.extend(group.cloned());
     true
 }
 
-fn clash(one: &MirrorSettings, other: &MirrorSettings) -> bool {
+fn clash(one: &RepositoryFacts<'_>, other: &RepositoryFacts<'_>) -> bool {
     let same_way = |one: &ConnectorSettings, other: &ConnectorSettings| match (one, other) {
         (ConnectorSettings::Port { port: one, .. }, ConnectorSettings::Port { port: other, .. }) => one == other,
         (ConnectorSettings::Host { host: one }, ConnectorSettings::Host { host: other }) => one == other,
         _ => false,
     };
-    one.name == other.name
-        || one.registry == other.registry
-        || one.connectors.iter().any(|way| other.connectors.iter().any(|taken| same_way(way, taken)))
+    one.name == other.name || one.connectors.iter().any(|way| other.connectors.iter().any(|taken| same_way(way, taken)))
 }
 
 #[cfg(test)]

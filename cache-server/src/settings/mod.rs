@@ -20,20 +20,22 @@ pub use sources::{Fingerprint, Loaded, Sources};
 
 use crds::{
     cache_server::ClientLimits,
+    hosted_repository::WritePolicy,
     names::RepositoryName,
-    registry_mirror::{BreakerSpec, Freshness, Retention, UpstreamLimits},
+    registry_mirror::{BreakerSpec, Freshness, UpstreamLimits},
+    repository::Retention,
 };
 use rustls::pki_types::CertificateDer;
 use url::Url;
 
 use crate::{
     credentials::Credentials,
-    oci::{Algorithm, Digest},
+    oci::{Algorithm, Digest, ImageName},
 };
 
 /// Everything that a server is told.
 ///
-/// Invariants: names of mirrors, the registries they stand for, and connectors' ports and hosts occur once; no connector has
+/// Invariants: names of repositories, the registries that mirrors stand for, and connectors' ports and hosts occur once; no connector has
 /// the main port (if [`Sources::main_port`] was given); the default repository exists if there are no `mistakes`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -41,17 +43,51 @@ pub struct Settings {
     pub server: ServerSettings,
     /// The mirrors, sorted by name.
     pub mirrors: Vec<MirrorSettings>,
+    /// The hosted repositories, sorted by name.
+    pub hosted: Vec<HostedSettings>,
+    /// The groups, sorted by name.
+    pub groups: Vec<GroupSettings>,
     /// The objects that all this was made of.
     pub objects: Vec<ObjectName>,
     /// Why the others of the configuration are not among them. Empty unless made by [`Settings::load_good`].
     pub mistakes: Mistakes,
 }
 
+/// What is the same in all kinds of repositories.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RepositoryFacts<'a> {
+    /// Its name.
+    pub name: &'a RepositoryName,
+    /// The kind of its object.
+    pub kind: &'static str,
+    /// Its own ways in.
+    pub connectors: &'a [ConnectorSettings],
+}
+
 impl Settings {
-    /// Leaves out a mirror that turned out not to work, and says why.
-    pub fn leave_out(&mut self, mirror: &RepositoryName, why: &dyn std::error::Error) {
-        let is_it = |object: &ObjectName| object.kind == objects::MIRROR && object.name == mirror.as_str();
-        self.mirrors.retain(|other| other.name != *mirror);
+    /// The repositories of all kinds, mirrors first.
+    pub fn repositories(&self) -> impl Iterator<Item = RepositoryFacts<'_>> {
+        let facts = |name, kind, connectors| RepositoryFacts { name, kind, connectors };
+        let mirrors = self.mirrors.iter().map(move |it| facts(&it.name, objects::MIRROR, it.connectors.as_slice()));
+        let hosted = self.hosted.iter().map(move |it| facts(&it.name, objects::HOSTED, it.connectors.as_slice()));
+        let groups = self.groups.iter().map(move |it| facts(&it.name, objects::GROUP, it.connectors.as_slice()));
+        mirrors.chain(hosted).chain(groups)
+    }
+
+    fn sort(&mut self) {
+        self.mirrors.sort_by(|one, other| one.name.cmp(&other.name));
+        self.hosted.sort_by(|one, other| one.name.cmp(&other.name));
+        self.groups.sort_by(|one, other| one.name.cmp(&other.name));
+    }
+
+    /// Leaves out a repository that turned out not to work, and says why.
+    pub fn leave_out(&mut self, repository: &RepositoryName, why: &dyn std::error::Error) {
+        let is_it = |object: &ObjectName| {
+            objects::REPOSITORIES.contains(&object.kind.as_str()) && object.name == repository.as_str()
+        };
+        self.mirrors.retain(|other| other.name != *repository);
+        self.hosted.retain(|other| other.name != *repository);
+        self.groups.retain(|other| other.name != *repository);
         let place = self.objects.iter().position(is_it);
         self.mistakes.note_failure(place.map(|place| self.objects.remove(place)), why);
     }
@@ -110,6 +146,17 @@ impl MirrorSettings {
         self.registry.is_docker_hub() || RegistryName::of_url(&self.upstream.url).is_ok_and(|host| host.is_docker_hub())
     }
 
+    /// The image as the upstream knows it: Docker Hub's official images live under `library/`, which clients that do not know
+    /// that they talk about Docker Hub leave out.
+    #[must_use]
+    pub fn image(&self, image: &ImageName) -> ImageName {
+        if !self.is_docker_hub() || image.as_str().contains('/') {
+            return image.clone();
+        }
+        // A name of almost 255 characters stays as it is; Docker Hub has no such image either way.
+        format!("library/{image}").parse().unwrap_or_else(|_| image.clone())
+    }
+
     /// Whose content this mirror keeps, as 32 hexadecimal digits: kind, upstream, registry and user. The store begins a new
     /// tree when it changes. A new password keeps it; another user, who may see other images, does not.
     #[must_use]
@@ -123,6 +170,56 @@ impl MirrorSettings {
         );
         Digest::of(Algorithm::Sha256, text.as_bytes()).hex()[..32].to_owned()
     }
+}
+
+/// One hosted repository.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostedSettings {
+    /// Its name.
+    pub name: RepositoryName,
+    /// Whether it serves.
+    pub online: bool,
+    /// Whether everyone may pull from it.
+    pub anonymous_pull: bool,
+    /// What pushes may do.
+    pub write_policy: WritePolicy,
+    /// Patterns of tags that cannot be moved or deleted.
+    pub immutable_tags: Vec<String>,
+    /// Patterns of image names that no group asks another member for.
+    pub reserved_names: Vec<String>,
+    /// The registries that it may answer for within a group.
+    pub serves_for: Vec<RegistryName>,
+    /// What is kept.
+    pub retention: Retention,
+    /// Its own ways in.
+    pub connectors: Vec<ConnectorSettings>,
+}
+
+impl HostedSettings {
+    /// Whose content this repository keeps, as 32 hexadecimal digits. It depends on nothing but the kind: what was pushed
+    /// stays, whatever is changed in the object.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        Digest::of(Algorithm::Sha256, b"HostedRepository").hex()[..32].to_owned()
+    }
+}
+
+/// One group.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupSettings {
+    /// Its name.
+    pub name: RepositoryName,
+    /// Whether it serves.
+    pub online: bool,
+    /// Whether everyone may pull from it.
+    pub anonymous_pull: bool,
+    /// Its members, in the order in which they are asked. A member may be missing from the configuration, and groups may form
+    /// a ring: the group then serves what the others have.
+    pub members: Vec<RepositoryName>,
+    /// The member that takes pushes.
+    pub push_to: Option<RepositoryName>,
+    /// Its own ways in.
+    pub connectors: Vec<ConnectorSettings>,
 }
 
 /// An upstream, and how it is reached.

@@ -2,7 +2,10 @@
 
 use std::sync::LazyLock;
 
-use crds::{CacheServer, CacheServerSpec, RegistryMirror, RegistryMirrorSpec};
+use crds::{
+    CacheServer, CacheServerSpec, HostedRepository, HostedRepositorySpec, RegistryMirror, RegistryMirrorSpec,
+    RepositoryGroup, RepositoryGroupSpec, repository::Connector,
+};
 use kube::{
     CustomResourceExt, Resource,
     core::cel::{ValidationError, ValidationErrors},
@@ -17,6 +20,12 @@ use super::{
 
 /// The kind of mirrors.
 pub(super) const MIRROR: &str = "RegistryMirror";
+/// The kind of hosted repositories.
+pub(super) const HOSTED: &str = "HostedRepository";
+/// The kind of groups.
+pub(super) const GROUP: &str = "RepositoryGroup";
+/// The kinds of repositories, whose names are one namespace.
+pub(super) const REPOSITORIES: [&str; 3] = [MIRROR, HOSTED, GROUP];
 /// The kind of the server.
 pub(super) const SERVER: &str = "CacheServer";
 
@@ -34,12 +43,45 @@ pub(super) struct Object<S> {
 #[derive(Debug, Default)]
 pub(super) struct Objects {
     pub(super) mirrors: Vec<Object<RegistryMirrorSpec>>,
+    pub(super) hosted: Vec<Object<HostedRepositorySpec>>,
+    pub(super) groups: Vec<Object<RepositoryGroupSpec>>,
     pub(super) servers: Vec<Object<CacheServerSpec>>,
     /// All that have a kind and a name, those too that were left out.
     pub(super) named: Vec<ObjectName>,
 }
 
+/// What every repository says of itself, whatever its kind.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Repository<'a> {
+    pub(super) place: &'a Place,
+    pub(super) kind: &'static str,
+    pub(super) name: &'a str,
+    /// The server that it names; nothing where the field was not written.
+    pub(super) server: Option<&'a str>,
+    pub(super) connectors: &'a [Connector],
+}
+
+impl<S> Object<S> {
+    fn repository<'a>(&'a self, kind: &'static str, server: &'a str, connectors: &'a [Connector]) -> Repository<'a> {
+        Repository {
+            place: &self.place,
+            kind,
+            name: &self.name,
+            server: self.names_server.then_some(server),
+            connectors,
+        }
+    }
+}
+
 impl Objects {
+    /// The repositories of all kinds.
+    pub(super) fn repositories(&self) -> impl Iterator<Item = Repository<'_>> {
+        let mirrors = self.mirrors.iter().map(|it| it.repository(MIRROR, &it.spec.server, &it.spec.connectors));
+        let hosted = self.hosted.iter().map(|it| it.repository(HOSTED, &it.spec.server, &it.spec.connectors));
+        let groups = self.groups.iter().map(|it| it.repository(GROUP, &it.spec.server, &it.spec.connectors));
+        mirrors.chain(hosted).chain(groups)
+    }
+
     /// Reads the documents of one file. Wrong objects are left out and noted.
     pub(super) fn read(&mut self, file: &str, bytes: &[u8], mistakes: &mut Mistakes) {
         let documents: Vec<Value> = match serde_saphyr::from_slice_multiple(bytes) {
@@ -78,13 +120,30 @@ impl Objects {
                     });
                 self.mirrors.extend(checked);
             }
+            HOSTED => {
+                let checked =
+                    check(place, name, document, &HOSTED_SCHEMA, mistakes, |name, spec: &HostedRepositorySpec| {
+                        HostedRepository::new(name, spec.clone()).validate_cel().err().map(ValidationErrors::into_vec)
+                    });
+                self.hosted.extend(checked);
+            }
+            GROUP => {
+                let checked =
+                    check(place, name, document, &GROUP_SCHEMA, mistakes, |name, spec: &RepositoryGroupSpec| {
+                        RepositoryGroup::new(name, spec.clone()).validate_cel().err().map(ValidationErrors::into_vec)
+                    });
+                self.groups.extend(checked);
+            }
             SERVER => {
                 let checked = check(place, name, document, &SERVER_SCHEMA, mistakes, |name, spec: &CacheServerSpec| {
                     CacheServer::new(name, spec.clone()).validate_cel().err().map(ValidationErrors::into_vec)
                 });
                 self.servers.extend(checked);
             }
-            other => mistakes.note(&place, "kind", format!("must be RegistryMirror or CacheServer, got {other:?}")),
+            other => {
+                let known = format!("must be {} or {SERVER}, got {other:?}", REPOSITORIES.join(", "));
+                mistakes.note(&place, "kind", known);
+            }
         }
     }
 }
@@ -96,6 +155,8 @@ fn spec_schema<K: CustomResourceExt>() -> Value {
 }
 
 static MIRROR_SCHEMA: LazyLock<Value> = LazyLock::new(spec_schema::<RegistryMirror>);
+static HOSTED_SCHEMA: LazyLock<Value> = LazyLock::new(spec_schema::<HostedRepository>);
+static GROUP_SCHEMA: LazyLock<Value> = LazyLock::new(spec_schema::<RepositoryGroup>);
 static SERVER_SCHEMA: LazyLock<Value> = LazyLock::new(spec_schema::<CacheServer>);
 
 /// Schema, then types, then CEL: each only if the one before found nothing, since it would report the same again.
@@ -143,7 +204,7 @@ fn take_cluster_fields(spec: &mut Value, object: Option<&ObjectName>) -> Vec<(St
     let Some(fields) = spec.as_object_mut() else { return Vec::new() };
     let (wrong, operator): (&[&str], _) = match object.map(|object| object.kind.as_str()) {
         Some(SERVER) => (&CacheServerSpec::WORKLOAD_FIELDS, "runs the Deployment"),
-        Some(MIRROR) => (&["nodes"], "writes the files of the nodes"),
+        Some(MIRROR | GROUP) => (&["nodes"], "writes the files of the nodes"),
         _ => return Vec::new(),
     };
     let taken = wrong.iter().filter(|field| fields.remove(**field).is_some());

@@ -3,8 +3,11 @@
 
 use std::str::FromStr;
 
-use crds::names::{
-    ByteSize, HOST_PATTERN, REGISTRY_PATTERN, SECRET_NAME_PATTERN, Span, is_host, is_registry, is_secret_name,
+use crds::{
+    names::{
+        ByteSize, HOST_PATTERN, REGISTRY_PATTERN, SECRET_NAME_PATTERN, Span, is_host, is_registry, is_secret_name,
+    },
+    repository::{IMAGE_GLOB_PATTERN, TAG_GLOB_PATTERN, is_image_glob, is_tag_glob},
 };
 use serde_json::{Map, Value};
 
@@ -129,6 +132,12 @@ fn check_pattern(pattern: &str, text: &str) -> Result<(), String> {
         HOST_PATTERN => rule(is_host(text), "must be a host name in lower case without a port"),
         REGISTRY_PATTERN => rule(is_registry(text), "must be a host name in lower case with an optional port"),
         SECRET_NAME_PATTERN => rule(is_secret_name(text), "must be the name of a Secret: a-z, 0-9, '-' and '.'"),
+        TAG_GLOB_PATTERN => {
+            rule(is_tag_glob(text), "must be a pattern of tags: letters, digits, '_', '.', '-' and '*'")
+        }
+        IMAGE_GLOB_PATTERN => {
+            rule(is_image_glob(text), "must be a pattern of image names: a-z, 0-9, '.', '_', '-', '/' and '*'")
+        }
         _ => Ok(()),
     }
 }
@@ -165,7 +174,15 @@ mod tests {
             let mut patterns = Vec::new();
             collect(schema, "pattern", &mut patterns);
             for pattern in patterns {
-                let known = [Span::PATTERN, ByteSize::PATTERN, HOST_PATTERN, REGISTRY_PATTERN, SECRET_NAME_PATTERN];
+                let known = [
+                    Span::PATTERN,
+                    ByteSize::PATTERN,
+                    HOST_PATTERN,
+                    REGISTRY_PATTERN,
+                    SECRET_NAME_PATTERN,
+                    TAG_GLOB_PATTERN,
+                    IMAGE_GLOB_PATTERN,
+                ];
                 assert!(known.contains(&pattern.as_str().unwrap()), "{pattern}");
             }
             for keyword in

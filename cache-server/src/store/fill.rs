@@ -418,6 +418,8 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
     use super::*;
     use crate::store::Observer;
 
