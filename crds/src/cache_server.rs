@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     conditions::conditions_schema,
-    names::{ByteSize, SecretRef, Span},
+    names::{ByteSize, IMAGE_GLOB_PATTERN, REPOSITORY_GLOB_PATTERN, SecretRef, Span},
 };
 
 /// The process that serves repositories: one store, one main port, and what holds for all of its repositories.
@@ -67,6 +67,8 @@ use crate::{
         .message("storage must not change between volume and emptyDir: create another CacheServer and move the mirrors to it"),
     validation = Rule::new("!has(self.service) || !has(self.service.nodePort) || (has(self.service.type) && self.service.type != 'ClusterIP')")
         .message("service.nodePort must only be set with type NodePort or LoadBalancer"),
+    validation = Rule::new("!has(self.externalURL) || self.externalURL.matches('^https?://[^/?#@]+/?$')")
+        .message("externalURL must be http:// or https://, a host and at most a port: clients of the registry API begin at /v2/ of a host"),
 )]
 pub struct CacheServerSpec {
     /// The most that all stored content may take. Cleaning begins at 85 % of it and ends at 75 %. Unset: 80 % of the volume.
@@ -85,6 +87,20 @@ pub struct CacheServerSpec {
     /// Time limits towards clients.
     #[serde(default)]
     pub limits: ClientLimits,
+
+    /// Who may log in, and what they may do. Unset: nobody, so that only anonymous pulls are answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<AuthSpec>,
+
+    /// Where clients reach the server, for the addresses that answers name: `https://registry.example.com`. Unset: what each request says of itself (`X-Forwarded-Proto`, `X-Forwarded-Host`, `Host`).
+    #[serde(rename = "externalURL", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 8, max = 300))]
+    pub external_url: Option<String>,
+
+    /// Networks of reverse proxies (`10.0.0.0/8`) whose `X-Forwarded-For` is believed: client addresses in the log and the limit of failed logins are then the clients' own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 2, max = 50)))]
+    pub trusted_proxies: Vec<String>,
 
     /// The image of the cache server. Default: the one that the operator was installed with. Only in a cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -147,6 +163,60 @@ impl CacheServerSpec {
         "priorityClassName",
         "podTemplate",
     ];
+}
+
+/// Who may log in, and what they may do.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AuthSpec {
+    /// Secret with users and their passwords: the key `htpasswd` (or `auth`), a line `user:hash` each, bcrypt only (`htpasswd -B`). Read again when it changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub htpasswd_secret_ref: Option<SecretRef>,
+    /// Whether tokens of Kubernetes service accounts with the audience `entrepot` are logins, as `system:serviceaccount:<namespace>:<name>`. Only in a cluster.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub service_accounts: bool,
+    /// Who may do what. Pulls that are anonymous need none; nobody pushes or deletes who is not named here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 512))]
+    pub permissions: Vec<PermissionSpec>,
+}
+
+/// Some users, and what they may do with some images of some repositories.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("self.users.size() > 0 && self.repositories.size() > 0 && self.images.size() > 0 && self.actions.size() > 0")
+        .message("users, repositories, images and actions must each name something, or the permission means nothing"),
+)]
+pub struct PermissionSpec {
+    /// User names, `system:serviceaccount:<namespace>:<name>`, groups as `system:serviceaccounts:<namespace>`, or `*` for everyone who is logged in.
+    #[schemars(length(max = 64), inner(length(min = 1, max = 320)))]
+    pub users: Vec<String>,
+    /// Names of repositories; `*` stands for any characters.
+    #[schemars(length(max = 64), inner(length(min = 1, max = 63), regex(pattern = REPOSITORY_GLOB_PATTERN)))]
+    pub repositories: Vec<String>,
+    /// Names of images in them; `*` stands for any characters but `/`, `**` for any at all.
+    #[serde(default = "all_images")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 255), regex(pattern = IMAGE_GLOB_PATTERN)))]
+    pub images: Vec<String>,
+    /// What they may do.
+    #[schemars(length(max = 3))]
+    pub actions: Vec<PermittedAction>,
+}
+
+/// What a permission allows.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PermittedAction {
+    /// Reading manifests, blobs, tags and referrers where anonymous pulls are off.
+    Pull,
+    /// Writing them. Engines read while they push: give `Pull` too where anonymous pulls are off.
+    Push,
+    /// Deleting them.
+    Delete,
+}
+
+fn all_images() -> Vec<String> {
+    vec!["**".to_owned()]
 }
 
 /// Where content is kept: exactly one of the two.

@@ -62,8 +62,6 @@ use crate::{
 #[x_kube(
     validation = Rule::new("!has(self.upstream.credentialsSecretRef) || has(self.anonymousPull)")
         .message("anonymousPull must be set when credentialsSecretRef is: what the credentials may read becomes readable by everyone who reaches the mirror"),
-    validation = Rule::new("!has(self.anonymousPull) || self.anonymousPull")
-        .message("anonymousPull must be true: this version has no logins, so a repository without anonymous pulls could be pulled by nobody"),
 )]
 pub struct RegistryMirrorSpec {
     /// Name of the `CacheServer` that serves this mirror.
@@ -78,7 +76,7 @@ pub struct RegistryMirrorSpec {
     /// The registry that is proxied.
     pub upstream: UpstreamSpec,
 
-    /// Whether everyone who reaches the mirror may pull from it. Must be stated when the upstream has credentials.
+    /// Whether everyone who reaches the mirror may pull from it; when false only who is logged in and has the permission (`auth` of the `CacheServer`). Unset: true. Must be stated when the upstream has credentials.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub anonymous_pull: Option<bool>,
 

@@ -28,6 +28,16 @@ fn server(spec: Value) -> Result<(), String> {
     server.validate_cel().map_err(|errors| errors.to_string())
 }
 
+/// A server with one permission, some of whose fields are spoiled.
+#[expect(clippy::needless_pass_by_value, reason = "callers write the value in place")]
+fn permitted(spoilt: Value) -> Value {
+    let mut permission = json!({"users": ["alice"], "repositories": ["team"], "actions": ["Push"]});
+    for (field, value) in spoilt.as_object().unwrap() {
+        permission[field] = value.clone();
+    }
+    json!({"auth": {"permissions": [permission]}})
+}
+
 /// The good object with one field set.
 fn with(pointer: &str, value: Value) -> Result<(), String> {
     mirror(|object| {
@@ -43,6 +53,12 @@ fn good_objects_are_taken() {
     assert_eq!(server(json!({"tls": {"mode": "Secret", "secretRef": {"name": "tls"}}})), Ok(()));
     assert_eq!(with("/spec/upstream/url", json!("http://10.0.0.1:5000/prefix")), Ok(()));
     assert_eq!(with("/spec/upstream/insecureSkipVerify", json!(true)), Ok(()));
+    assert_eq!(with("/spec/anonymousPull", json!(false)), Ok(()));
+    assert_eq!(server(json!({"externalURL": "https://registry.example.com:8443"})), Ok(()));
+    assert_eq!(server(json!({"externalURL": "http://[::1]/"})), Ok(()));
+    let permission = json!({"users": ["*"], "repositories": ["team-*"], "actions": ["Pull", "Push"]});
+    let auth = json!({"htpasswdSecretRef": {"name": "users"}, "serviceAccounts": true, "permissions": [permission]});
+    assert_eq!(server(json!({"auth": auth, "trustedProxies": ["10.0.0.0/8"]})), Ok(()));
     assert_eq!(with("/spec/upstream/caBundle", json!("# mine\n-----BEGIN CERTIFICATE-----\n")), Ok(()));
     assert_eq!(with("/spec/upstream/breaker", json!({"minOpen": "5m", "maxOpen": "5m"})), Ok(()));
 }
@@ -55,7 +71,6 @@ fn illegal_mirrors_are_refused_with_the_right_sentence() {
         ("/metadata/name", json!("library"), "must not be named library, token"),
         ("/metadata/name", json!("repository"), "must not be named library, token"),
         ("/spec/anonymousPull", Value::Null, "anonymousPull must be set when credentialsSecretRef is"),
-        ("/spec/anonymousPull", json!(false), "anonymousPull must be true"),
         ("/spec/upstream/url", json!("ftp://example.com"), "url must start with https:// or http://"),
         ("/spec/upstream/url", json!("registry-1.docker.io"), "url must start with https:// or http://"),
         ("/spec/upstream/url", json!("https://me:pw@example.com"), "url must not contain credentials"),
@@ -120,6 +135,14 @@ fn illegal_servers_are_refused_with_the_right_sentence() {
             "service.nodePort must only be set with type NodePort or LoadBalancer",
         ),
         (json!({"limits": {"writeStall": "0h"}}), "must be longer than 0s"),
+        (json!({"externalURL": "registry.example.com"}), "externalURL must be http:// or https://, a host"),
+        (json!({"externalURL": "https://me:pw@registry.example.com"}), "externalURL must be http:// or https://"),
+        (json!({"externalURL": "https://registry.example.com/hub"}), "externalURL must be http:// or https://"),
+        (json!({"externalURL": "https://registry.example.com?x"}), "externalURL must be http:// or https://"),
+        (permitted(json!({"users": []})), "users, repositories, images and actions must each name something"),
+        (permitted(json!({"repositories": []})), "must each name something"),
+        (permitted(json!({"images": []})), "must each name something"),
+        (permitted(json!({"actions": []})), "must each name something"),
     ] {
         let refused = server(spec.clone()).expect_err(&spec.to_string());
         assert!(refused.contains(sentence), "{spec} gave {refused}");

@@ -109,7 +109,6 @@ fn rows() -> Vec<Row> {
         (Server, "/metadata/name", json!("a".repeat(51)), "the name of a CacheServer must be 1 to 50 of a-z"),
         // Rules of RegistryMirror.
         (Mirror, "/spec/anonymousPull", Value::Null, "anonymousPull must be set when credentialsSecretRef is"),
-        (Mirror, "/spec/anonymousPull", json!(false), "anonymousPull must be true: this version has no logins"),
         (Mirror, "/spec/upstream/url", json!("ftp://example.com"), "url must start with https:// or http://"),
         (Mirror, "/spec/upstream/url", json!("https://me:pw@example.com"), "put them into a Secret and name it"),
         (
