@@ -18,6 +18,7 @@ pub struct Metrics {
     sent_bytes: Family<RepositoryLabel, Counter>,
     received_bytes: Family<RepositoryLabel, Counter>,
     reloads: Family<ReloadLabel, Counter>,
+    failed_logins: Family<FailedLoginLabel, Counter>,
     connections: Gauge,
     store: StoreMetrics,
     upstream_available: Family<RepositoryLabel, Gauge>,
@@ -41,7 +42,7 @@ struct StoreMetrics {
 pub struct RequestLabels {
     /// The repository; empty if the request reached none.
     pub repository: String,
-    /// `manifest`, `blob`, `tags`, `referrers` or `other`.
+    /// `manifest`, `blob`, `tags`, `referrers`, `token` or `other`.
     pub kind: &'static str,
     /// Where the answer came from; `broke_off` if it did not become complete; empty for an error.
     pub outcome: &'static str,
@@ -57,6 +58,20 @@ struct RepositoryLabel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReloadLabel {
     result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailedLoginLabel {
+    reason: &'static str,
+}
+
+/// Why a login is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailedLogin {
+    /// There is no such user, or it is not the password.
+    Wrong,
+    /// Too many failed before from the same address.
+    Limited,
 }
 
 impl Default for Metrics {
@@ -75,6 +90,7 @@ impl Metrics {
             sent_bytes: Family::default(),
             received_bytes: Family::default(),
             reloads: Family::default(),
+            failed_logins: Family::default(),
             connections: Gauge::default(),
             store: StoreMetrics::default(),
             upstream_available: Family::default(),
@@ -92,6 +108,7 @@ impl Metrics {
             sent_bytes,
             received_bytes,
             reloads,
+            failed_logins,
             connections,
             store,
             upstream_available,
@@ -110,6 +127,11 @@ impl Metrics {
             "config_reloads",
             "Configurations loaded (result=ok) or refused (result=refused)",
             reloads.clone(),
+        );
+        registry.register(
+            "failed_logins",
+            "Logins refused: user or password wrong (reason=wrong), or not looked at after too many failures (reason=limited)",
+            failed_logins.clone(),
         );
         registry.register("connections", "Open client connections", connections.clone());
         registry.register_with_unit("store_used", "Bytes stored and being stored", Unit::Bytes, store.used.clone());
@@ -172,6 +194,15 @@ impl Metrics {
     /// Counts a configuration.
     pub fn reloaded(&self, ok: bool) {
         self.reloads.get_or_create(&ReloadLabel { result: if ok { "ok" } else { "refused" } }).inc();
+    }
+
+    /// Counts a login that was refused.
+    pub fn login_failed(&self, why: FailedLogin) {
+        let reason = match why {
+            FailedLogin::Wrong => "wrong",
+            FailedLogin::Limited => "limited",
+        };
+        self.failed_logins.get_or_create(&FailedLoginLabel { reason }).inc();
     }
 
     /// Takes down how an upstream is doing: whether it is asked, and the rate limit that it last told.

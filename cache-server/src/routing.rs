@@ -15,6 +15,9 @@ use crate::{
     settings::{ConnectorSettings, RegistryName, RepositoryFacts, Settings},
 };
 
+/// Where tokens are fetched, behind `/v2/`: no repository can be called so.
+pub const TOKEN: &str = "token";
+
 /// How many repositories a refusal lists at most.
 const MAX_LISTED: usize = 20;
 
@@ -36,6 +39,8 @@ pub struct Request<'a> {
 pub enum Resolved {
     /// `/v2/` of the main port, which belongs to no repository: the server answers it itself.
     ServerBase,
+    /// `/v2/token` of the main port: tokens for all repositories.
+    ServerToken,
     /// To a repository.
     To(Route),
     /// To the canary image.
@@ -62,6 +67,8 @@ pub struct Route {
     pub registry: Option<RegistryName>,
     /// Whether everything behind `/v2/` is `rest`: false where the first segment said which repository.
     pub whole_path: bool,
+    /// Whether it came in by the way that all repositories share (rules 4 to 6), where the image's name says which is meant.
+    pub shared: bool,
 }
 
 impl Route {
@@ -139,6 +146,7 @@ struct Found<'a> {
     /// What the request calls the registry that it means.
     registry: Option<&'a str>,
     whole_path: bool,
+    shared: bool,
 }
 
 impl Routing {
@@ -171,7 +179,7 @@ impl Routing {
         let ns = request.ns.filter(|ns| !ns.is_empty());
         if let Some(repository) = self.of_connector(request) {
             let rest = behind_v2(request.path).ok_or(Unrouted::NoRegistryPath)?;
-            let found = Found { repository, rest, registry: ns, whole_path: true };
+            let found = Found { repository, rest, registry: ns, whole_path: true, shared: false };
             return Ok(Resolved::To(Self::route(request.path, &found)));
         }
         if let Some((name, rest)) = split_repository_path(request.path) {
@@ -179,16 +187,19 @@ impl Routing {
                 return Ok(Resolved::Canary { rest: rest.to_owned(), by_path: true });
             }
             let (repository, _) = self.repositories.get_key_value(name).ok_or_else(|| self.unknown_repository(name))?;
-            let found = Found { repository, rest, registry: ns, whole_path: true };
+            let found = Found { repository, rest, registry: ns, whole_path: true, shared: false };
             return Ok(Resolved::To(Self::route(request.path, &found)));
         }
         let rest = behind_v2(request.path).ok_or(Unrouted::NoRegistryPath)?;
+        if rest == TOKEN {
+            return Ok(Resolved::ServerToken);
+        }
         if let Some(ns) = ns {
             if ns.eq_ignore_ascii_case(canary::REGISTRY) {
                 return Ok(Resolved::Canary { rest: rest.to_owned(), by_path: false });
             }
             let repository = self.of_registry(ns)?;
-            let found = Found { repository, rest, registry: Some(ns), whole_path: true };
+            let found = Found { repository, rest, registry: Some(ns), whole_path: true, shared: false };
             return Ok(Resolved::To(Self::route(request.path, &found)));
         }
         if rest.is_empty() {
@@ -198,16 +209,16 @@ impl Routing {
             let first = first.replace("%3A", ":").replace("%3a", ":");
             if first.contains(['.', ':']) {
                 let repository = self.of_registry(&first)?;
-                let found = Found { repository, rest: behind, registry: Some(&first), whole_path: false };
+                let found = Found { repository, rest: behind, registry: Some(&first), whole_path: false, shared: true };
                 return Ok(Resolved::To(Self::route(request.path, &found)));
             }
             if let Some((repository, _)) = self.repositories.get_key_value(first.as_str()) {
-                let found = Found { repository, rest: behind, registry: None, whole_path: false };
+                let found = Found { repository, rest: behind, registry: None, whole_path: false, shared: true };
                 return Ok(Resolved::To(Self::route(request.path, &found)));
             }
         }
         let repository = self.default.as_ref().ok_or_else(|| Unrouted::NoDefault { ways: self.ways() })?;
-        let found = Found { repository, rest, registry: None, whole_path: true };
+        let found = Found { repository, rest, registry: None, whole_path: true, shared: true };
         Ok(Resolved::To(Self::route(request.path, &found)))
     }
 
@@ -240,6 +251,7 @@ impl Routing {
             registry_named: found.registry.is_some(),
             registry: found.registry.and_then(|text| text.parse().ok()),
             whole_path: found.whole_path,
+            shared: found.shared,
         }
     }
 
@@ -340,6 +352,7 @@ mod tests {
     fn text(routing: &Routing, request: &Request<'_>) -> String {
         match routing.resolve(request) {
             Ok(Resolved::ServerBase) => "base".to_owned(),
+            Ok(Resolved::ServerToken) => "token".to_owned(),
             Ok(Resolved::Canary { rest, by_path }) => {
                 format!("canary {rest} {}", if by_path { "by path" } else { "-" })
             }
@@ -439,6 +452,10 @@ mod tests {
             (path("//v2//library/x/manifests/1"), "hub library/x/manifests/1 //v2// - whole"),
             (path("/v2/_catalog"), "hub _catalog /v2/ - whole"),
             (path("/v2/"), "base"),
+            (path("/v2/token"), "token"),
+            (path("//v2//token"), "token"),
+            (Request { connector: Some(5001), ..path("/v2/token") }, "hub token /v2/ - whole"),
+            (path("/v2/token/tags/list"), "hub token/tags/list /v2/ - whole"),
             (path("/v2"), "base"),
             (path("//v2//"), "base"),
             // None of them
@@ -449,6 +466,22 @@ mod tests {
             (path("/v1/_ping"), "no path"),
         ] {
             assert_eq!(text(&table, &request), expected, "{request:?}");
+        }
+    }
+
+    #[test]
+    fn the_shared_way_is_the_one_where_the_name_says_which() {
+        let table = routing("defaultRepository: hub", &[HUB, GHCR]);
+        for (request, shared) in [
+            (path("/v2/library/x/manifests/1"), true),
+            (path("/v2/ghcr/x/manifests/1"), true),
+            (path("/v2/ghcr.io/x/manifests/1"), true),
+            (Request { ns: Some("ghcr.io"), ..path("/v2/x/manifests/1") }, false),
+            (path("/repository/ghcr/v2/x/manifests/1"), false),
+            (Request { connector: Some(5001), ..path("/v2/x/manifests/1") }, false),
+        ] {
+            let Ok(Resolved::To(route)) = table.resolve(&request) else { unreachable!("{request:?}") };
+            assert_eq!(route.shared, shared, "{request:?}");
         }
     }
 

@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    access::Logins,
     api,
     metrics::Metrics,
     ports::Ports,
@@ -65,8 +66,10 @@ impl Running {
     pub async fn start(options: Options, loaded: Loaded) -> anyhow::Result<Self> {
         let metrics = Arc::new(Metrics::new());
         let patience = if options.keep_going { FORMER_SERVER } else { Duration::ZERO };
-        let store = open_store(options.data, &metrics, patience).await.context("failed to open the store")?;
-        let server = Server::new(loaded.settings.clone(), store, metrics, options.keep_going)?;
+        let store = open_store(options.data.clone(), &metrics, patience).await.context("failed to open the store")?;
+        // Behind the store's lock: no other process makes a key here.
+        let logins = Logins::new(&options.data);
+        let server = Server::new(loaded.settings.clone(), store, metrics, logins, options.keep_going)?;
         let drain = CancellationToken::new();
         let mut ports = Ports::new(Arc::clone(&server), options.listen, drain.clone());
         for error in ports.follow(&loaded.settings).await {

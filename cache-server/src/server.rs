@@ -13,6 +13,7 @@ use crds::names::RepositoryName;
 use tokio_util::task::TaskTracker;
 
 use crate::{
+    access::Logins,
     canary::record::Pulls,
     metrics::Metrics,
     oci::{Algorithm, Digest},
@@ -33,6 +34,8 @@ pub struct Server {
     pub connections: TaskTracker,
     /// Which canaries were pulled.
     pub canaries: Pulls,
+    /// Who logs in.
+    pub logins: Logins,
     current: ArcSwap<Current>,
     keep_going: bool,
     draining: AtomicBool,
@@ -95,6 +98,11 @@ impl Current {
         self.repositories.get(name)
     }
 
+    /// The repositories of all kinds.
+    pub fn repositories(&self) -> impl Iterator<Item = &Repository> {
+        self.repositories.values()
+    }
+
     /// The mirror of a name.
     #[must_use]
     pub fn mirror(&self, name: &RepositoryName) -> Option<&Arc<Mirror>> {
@@ -150,6 +158,7 @@ impl Server {
         settings: Settings,
         store: Arc<Store>,
         metrics: Arc<Metrics>,
+        logins: Logins,
         keep_going: bool,
     ) -> Result<Arc<Self>, BuildError> {
         store.set_limit(settings.server.max_size);
@@ -159,6 +168,7 @@ impl Server {
             metrics,
             connections: TaskTracker::new(),
             canaries: Pulls::default(),
+            logins,
             current: ArcSwap::from_pointee(current),
             keep_going,
             draining: AtomicBool::new(false),

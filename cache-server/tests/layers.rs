@@ -5,12 +5,13 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 /// Each module with those of this crate that it may name, from the ground up.
-const ARROWS: [(&str, &[&str]); 16] = [
+const ARROWS: [(&str, &[&str]); 17] = [
     ("causes", &[]),
     ("credentials", &[]),
     ("telemetry", &[]),
     ("oci", &[]),
-    ("settings", &["causes", "credentials", "oci"]),
+    ("access", &["credentials", "oci"]),
+    ("settings", &["access", "causes", "credentials", "oci"]),
     ("canary", &["oci"]),
     ("routing", &["canary", "oci", "settings"]),
     ("upstream", &["credentials", "oci"]),
@@ -19,13 +20,26 @@ const ARROWS: [(&str, &[&str]); 16] = [
     // A connection sends the store's files below HTTP.
     ("connector", &["store"]),
     ("metrics", &["store"]),
-    ("server", &["canary", "metrics", "oci", "repository", "routing", "settings", "store", "upstream"]),
+    ("server", &["access", "canary", "metrics", "oci", "repository", "routing", "settings", "store", "upstream"]),
     (
         "api",
-        &["canary", "causes", "connector", "metrics", "oci", "repository", "routing", "server", "store", "upstream"],
+        &[
+            "access",
+            "canary",
+            "causes",
+            "connector",
+            "credentials",
+            "metrics",
+            "oci",
+            "repository",
+            "routing",
+            "server",
+            "store",
+            "upstream",
+        ],
     ),
     ("ports", &["api", "connector", "server", "settings"]),
-    ("run", &["api", "metrics", "ports", "server", "settings", "store"]),
+    ("run", &["access", "api", "metrics", "ports", "server", "settings", "store"]),
 ];
 
 #[test]

@@ -1,4 +1,4 @@
-//! `CacheServer`: the process that serves repositories. May import `names` and `conditions`.
+//! `CacheServer`: the process that serves repositories. May import `names`, `repository` and `conditions`.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     conditions::conditions_schema,
-    names::{ByteSize, IMAGE_GLOB_PATTERN, REPOSITORY_GLOB_PATTERN, SecretRef, Span},
+    names::{ByteSize, REPOSITORY_GLOB_PATTERN, SecretRef, Span},
+    repository::IMAGE_GLOB_PATTERN,
 };
 
 /// The process that serves repositories: one store, one main port, and what holds for all of its repositories.

@@ -18,23 +18,13 @@ pub const HOST_PATTERN: &str = "^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$";
 pub const REGISTRY_PATTERN: &str = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?(:[0-9]{1,5})?$";
 
 /// How a pattern of repository names is written.
-pub const REPOSITORY_GLOB_PATTERN: &str = "^[-a-z0-9*]{1,63}$";
-
-/// How a pattern of image names is written.
-pub const IMAGE_GLOB_PATTERN: &str = "^[-a-z0-9._/*]{1,255}$";
+pub const REPOSITORY_GLOB_PATTERN: &str = "^[a-z0-9*-]+$";
 
 /// Whether a text matches [`REPOSITORY_GLOB_PATTERN`].
 #[must_use]
 pub fn is_repository_glob(text: &str) -> bool {
     let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-*".contains(&byte);
-    (1..=63).contains(&text.len()) && text.bytes().all(known)
-}
-
-/// Whether a text matches [`IMAGE_GLOB_PATTERN`].
-#[must_use]
-pub fn is_image_glob(text: &str) -> bool {
-    let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-._/*".contains(&byte);
-    (1..=255).contains(&text.len()) && text.bytes().all(known)
+    !text.is_empty() && text.bytes().all(known)
 }
 
 /// Whether a text matches [`SECRET_NAME_PATTERN`] and has at most 253 characters.

@@ -63,7 +63,13 @@ impl Target<'_> {
     /// Whether some of its users need to log in, so that `/v2/` says so: engines learn it nowhere else.
     #[must_use]
     pub const fn wants_logins(&self) -> bool {
-        !self.anonymous_pull || matches!(self.kind, Kind::Hosted | Kind::Group { push_to: Some(_) })
+        !self.anonymous_pull || self.takes_writes()
+    }
+
+    /// Whether anybody could push to it or delete from it.
+    #[must_use]
+    pub const fn takes_writes(&self) -> bool {
+        matches!(self.kind, Kind::Hosted | Kind::Group { push_to: Some(_) })
     }
 }
 
@@ -113,10 +119,24 @@ pub fn may(
     user.is_some_and(|user| permissions.allow(user, repository, action, image))
 }
 
+/// The user as whom a caller may be taken for what is asked: a token lends its user's rights only on its own service, and
+/// only for what it is for.
+#[must_use]
+pub fn acting<'a>(caller: &'a Caller, asked: &Asked<'_>) -> Option<&'a User> {
+    match caller {
+        Caller::Anonymous => None,
+        Caller::User(user) => Some(user),
+        Caller::Token(token) => {
+            let covers = asked.written.is_none_or(|name| token.covers(name, asked.action));
+            token.user.as_ref().filter(|_| covers && asked.services.contains(&token.service.as_str()))
+        }
+    }
+}
+
 /// Judges a request. A token narrows what its user may do, and never widens it; what everyone may do needs none.
 #[must_use]
 pub fn judge(permissions: &Permissions, target: &Target<'_>, caller: &Caller, asked: &Asked<'_>) -> Verdict {
-    let Asked { action, image, written, services } = *asked;
+    let Asked { action, image, services, .. } = *asked;
     if may(permissions, target, None, action, image) {
         return Verdict::Allow;
     }
@@ -129,10 +149,7 @@ pub fn judge(permissions: &Permissions, target: &Target<'_>, caller: &Caller, as
     if !may(permissions, target, Some(user), action, image) {
         return Verdict::Denied;
     }
-    match caller {
-        Caller::Token(token) if !written.is_none_or(|name| token.covers(name, action)) => Verdict::OtherToken,
-        _ => Verdict::Allow,
-    }
+    if acting(caller, asked).is_some() { Verdict::Allow } else { Verdict::OtherToken }
 }
 
 #[cfg(test)]
@@ -220,6 +237,23 @@ mod tests {
         ] {
             let found = columns.map(|(kind, name, open)| judged(&kind, name, open, &caller));
             assert_eq!(found, expected, "{caller:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_lends_its_user_only_for_what_it_is_for() {
+        let asked = Asked { action: Action::Pull, image: None, written: Some("app"), services: &["all"] };
+        let lent = |caller: &Caller| acting(caller, &asked).map(|user| user.name().to_owned());
+        assert_eq!(lent(&user("alice")).as_deref(), Some("alice"));
+        assert_eq!(lent(&token(Some("alice"), "all", "app", &[Action::Pull])).as_deref(), Some("alice"));
+        for caller in [
+            Caller::Anonymous,
+            token(None, "all", "app", &[Action::Pull]),
+            token(Some("alice"), "team", "app", &[Action::Pull]),
+            token(Some("alice"), "all", "web", &[Action::Pull]),
+            token(Some("alice"), "all", "app", &[Action::Push]),
+        ] {
+            assert_eq!(lent(&caller), None, "{caller:?}");
         }
     }
 

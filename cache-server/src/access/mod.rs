@@ -15,7 +15,7 @@ pub mod service_accounts;
 pub mod token;
 
 pub use caller::{Caller, Presented, User};
-pub use judge::{Action, Asked, Kind, Target, Verdict, judge, may};
+pub use judge::{Action, Asked, Kind, Target, Verdict, acting, judge, may};
 pub use logins::{Logins, Refused};
 pub use permissions::Permissions;
 pub use token::{Granted, Scope, Token};

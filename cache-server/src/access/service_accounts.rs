@@ -181,3 +181,169 @@ impl fmt::Debug for Issuer {
         write!(formatter, "Issuer({}, {} keys)", self.0.issuer, self.0.keys.len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use aws_lc_rs::{
+        rand::SystemRandom,
+        rsa::{KeyPair as RsaKeyPair, KeySize},
+        signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256},
+    };
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+    const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+
+    enum Signing {
+        Rsa(Box<RsaKeyPair>),
+        Ec(EcdsaKeyPair),
+    }
+
+    impl Signing {
+        fn rsa() -> Self {
+            Self::Rsa(Box::new(RsaKeyPair::generate(KeySize::Rsa2048).unwrap()))
+        }
+
+        fn ec() -> Self {
+            Self::Ec(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap())
+        }
+
+        const fn algorithm(&self) -> &'static str {
+            match self {
+                Self::Rsa(_) => "RS256",
+                Self::Ec(_) => "ES256",
+            }
+        }
+
+        fn jwk(&self, id: &str) -> Value {
+            let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+            match self {
+                Self::Rsa(pair) => {
+                    let components = aws_lc_rs::signature::RsaPublicKeyComponents::<Vec<u8>>::from(pair.public_key());
+                    json!({"kty": "RSA", "kid": id, "use": "sig", "alg": "RS256", "n": text(&components.n), "e": text(&components.e)})
+                }
+                Self::Ec(pair) => {
+                    let point = pair.public_key().as_ref();
+                    json!({"kty": "EC", "kid": id, "use": "sig", "alg": "ES256", "crv": "P-256", "x": text(&point[1..33]), "y": text(&point[33..])})
+                }
+            }
+        }
+
+        fn sign(&self, header: &Value, claims: &Value) -> String {
+            let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+            let message = format!("{}.{}", part(header), part(claims));
+            let random = SystemRandom::new();
+            let signature = match self {
+                Self::Rsa(pair) => {
+                    let mut signature = vec![0; pair.public_modulus_len()];
+                    pair.sign(&RSA_PKCS1_SHA256, &random, message.as_bytes(), &mut signature).unwrap();
+                    signature
+                }
+                Self::Ec(pair) => pair.sign(&random, message.as_bytes()).unwrap().as_ref().to_vec(),
+            };
+            format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
+        }
+
+        fn token(&self, id: &str, claims: &Value) -> String {
+            self.sign(&json!({"alg": self.algorithm(), "kid": id, "typ": "JWT"}), claims)
+        }
+    }
+
+    fn claims() -> Value {
+        json!({
+            "iss": ISSUER, "aud": ["entrepot"], "sub": "system:serviceaccount:team1:ci",
+            "exp": NOW + 600, "nbf": NOW, "iat": NOW, "kubernetes.io": {"namespace": "team1"},
+        })
+    }
+
+    fn with(field: &str, value: Value) -> Value {
+        let mut claims = claims();
+        claims[field] = value;
+        claims
+    }
+
+    fn issuer(keys: &[Value]) -> Issuer {
+        Issuer::parse(&json!({"issuer": ISSUER, "jwks": {"keys": keys}}).to_string()).unwrap()
+    }
+
+    #[test]
+    fn tokens_of_the_cluster_are_known() {
+        let (rsa, ec) = (Signing::rsa(), Signing::ec());
+        let strange =
+            json!({"kty": "OKP", "crv": "Ed25519", "kid": "c", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"});
+        let unknown = json!({"kty": "new"});
+        let issuer = issuer(&[strange, unknown, rsa.jwk("a"), ec.jwk("b")]);
+        for (signing, id) in [(&rsa, "a"), (&ec, "b")] {
+            let user = issuer.verify(&signing.token(id, &claims()), NOW).unwrap();
+            assert_eq!(user, User::named("system:serviceaccount:team1:ci"));
+            assert!(user.is_service_account());
+            assert!(issuer.verify(&signing.token(id, &with("aud", json!("entrepot"))), NOW).is_ok());
+            let unnamed = signing.sign(&json!({"alg": signing.algorithm()}), &claims());
+            assert!(issuer.verify(&unnamed, NOW).is_ok(), "a token may leave out which key");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_token_refuses_it() {
+        let (rsa, ec, other) = (Signing::rsa(), Signing::ec(), Signing::ec());
+        let issuer = issuer(&[rsa.jwk("a"), ec.jwk("b")]);
+        for (claims, expected) in [
+            (with("iss", json!("https://elsewhere")), TokenRefused::Issuer),
+            (with("aud", json!(["https://kubernetes.default.svc"])), TokenRefused::Audience),
+            (with("aud", json!("entrepot2")), TokenRefused::Audience),
+            (with("exp", json!(NOW)), TokenRefused::Time),
+            (with("nbf", json!(NOW + SKEW + 1)), TokenRefused::Time),
+            (with("sub", json!("alice")), TokenRefused::Subject),
+            (with("sub", json!("system:node:node1")), TokenRefused::Subject),
+            (with("sub", json!("system:serviceaccount:team1")), TokenRefused::Subject),
+            (with("sub", json!("system:serviceaccount::ci")), TokenRefused::Subject),
+            (with("sub", json!("system:serviceaccount:team1:ci:x")), TokenRefused::Subject),
+        ] {
+            assert_eq!(issuer.verify(&ec.token("b", &claims), NOW), Err(expected), "{claims}");
+        }
+        let good = ec.token("b", &claims());
+        let (signed, signature) = good.rsplit_once('.').unwrap();
+        let none = URL_SAFE_NO_PAD.encode(json!({"alg": "none"}).to_string());
+        let body = signed.split_once('.').unwrap().1;
+        // The public key as the secret of an HMAC: what a confused verifier would take.
+        let public = ec.jwk("b")["x"].as_str().unwrap().to_owned();
+        let confused = jsonwebtoken::encode(
+            &jsonwebtoken::Header::new(Algorithm::HS256),
+            &claims(),
+            &jsonwebtoken::EncodingKey::from_secret(public.as_bytes()),
+        );
+        for (what, token) in [
+            ("another key", other.token("b", &claims())),
+            ("the id of another key", ec.token("a", &claims())),
+            ("an unknown key", ec.token("z", &claims())),
+            ("no signature", format!("{signed}.")),
+            ("no algorithm", format!("{none}.{body}.{signature}")),
+            ("the algorithm of another key", ec.sign(&json!({"alg": "RS256", "kid": "b"}), &claims())),
+            ("a shared secret", confused.unwrap()),
+            (
+                "a missing exp",
+                ec.token("b", &json!({"iss": ISSUER, "aud": "entrepot", "sub": "system:serviceaccount:a:b"})),
+            ),
+            ("no token", "hunter2".to_owned()),
+        ] {
+            assert_eq!(issuer.verify(&token, NOW), Err(TokenRefused::Signature), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_file_without_a_usable_key_is_a_mistake() {
+        let parse = |value: Value| Issuer::parse(&value.to_string()).map(drop);
+        assert!(matches!(Issuer::parse("{"), Err(IssuerError::Json(_))));
+        assert!(matches!(parse(json!({"issuer": "x"})), Err(IssuerError::Json(_))));
+        assert!(matches!(parse(json!({"issuer": "", "jwks": {"keys": []}})), Err(IssuerError::NoIssuer)));
+        assert!(matches!(
+            parse(json!({"issuer": "x", "jwks": {"keys": [{"kty": "oct", "k": "AAAA"}]}})),
+            Err(IssuerError::NoKey)
+        ));
+    }
+}

@@ -290,12 +290,12 @@ mod tests {
 
     #[test]
     fn scopes_are_read_as_engines_write_them() {
+        use Action::{Delete, Pull, Push};
         let all = |texts: &[&str]| -> Vec<(String, Vec<Action>)> {
             let scopes = Scope::parse_all(texts.iter().copied());
             scopes.into_iter().map(|scope| (scope.name, scope.actions)).collect()
         };
         let scope = |name: &str, actions: &[Action]| (name.to_owned(), actions.to_vec());
-        use Action::{Delete, Pull, Push};
         assert_eq!(all(&["repository:a/b:pull"]), [scope("a/b", &[Pull])]);
         assert_eq!(
             all(&["repository:a:push,pull repository:b:pull"]),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, Response, StatusCode, header};
 
-use super::{body::Body, client::Client, mark, report::Report};
+use super::{body::Body, client::Client, mark, report::Report, value};
 use crate::{
     causes::with_causes,
     oci::{EndpointError, ErrorCode},
@@ -22,14 +22,33 @@ pub(super) struct ApiError {
     status: StatusCode,
     message: String,
     retry_after: Option<Duration>,
+    /// How to log in, for a 401.
+    challenge: Option<String>,
+    /// The methods that are offered, for a 405.
+    allow: &'static str,
 }
 
 impl ApiError {
     pub(super) fn new(code: ErrorCode, status: StatusCode, message: String) -> Self {
-        Self { code, status, message, retry_after: None }
+        Self { code, status, message, retry_after: None, challenge: None, allow: "GET, HEAD" }
     }
 
-    fn retry_after(self, wait: Option<Duration>) -> Self {
+    /// With what the client is to do to log in.
+    pub(super) fn with_challenge(self, challenge: String) -> Self {
+        Self { challenge: Some(challenge), ..self }
+    }
+
+    /// With the methods that are offered.
+    pub(super) fn allowing(self, allow: &'static str) -> Self {
+        Self { allow, ..self }
+    }
+
+    /// With another challenge, if it has one.
+    pub(super) fn with_challenge_if_any(self, challenge: &str) -> Self {
+        Self { challenge: self.challenge.map(|_| challenge.to_owned()), ..self }
+    }
+
+    pub(super) fn retry_after(self, wait: Option<Duration>) -> Self {
         Self { retry_after: Some(wait.unwrap_or(ASK_AGAIN)), ..self }
     }
 
@@ -45,8 +64,11 @@ impl ApiError {
             // Never zero: that would invite the client to come back at once.
             headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
         }
+        if let Some(challenge) = self.challenge.as_deref().and_then(value) {
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
-            headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            headers.insert(header::ALLOW, HeaderValue::from_static(self.allow));
         }
         mark(&mut response);
         response

@@ -1,9 +1,9 @@
 //! Lists: tags and referrers.
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, Uri, header};
+use http::{HeaderValue, Response, header};
 
-use super::{body::Body, error::PullError, mark, report::Report, value};
+use super::{body::Body, error::PullError, mark, report::Report, request::Pull, value};
 use crate::{
     oci::{Digest, ErrorCode, ImageName, Manifest, Tag, manifest},
     repository::{Asking, Repository},
@@ -16,7 +16,7 @@ pub(super) async fn tags(
     image: &ImageName,
     limit: Option<usize>,
     last: Option<&str>,
-    uri: &Uri,
+    pull: &Pull<'_>,
     report: &mut Report,
 ) -> Result<Response<Body>, PullError> {
     let tags = repository.tags(image, asking).await;
@@ -30,7 +30,7 @@ pub(super) async fn tags(
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let (Some(limit), Some(last)) = (limit, page.last())
         && end < tags.len()
-        && let Some(link) = value(&format!("<{}>; rel=\"next\"", next_page(uri, limit, last)))
+        && let Some(link) = value(&format!("<{}>; rel=\"next\"", next_page(pull, limit, last)))
     {
         response.headers_mut().insert(header::LINK, link);
     }
@@ -38,13 +38,13 @@ pub(super) async fn tags(
     Ok(response)
 }
 
-/// The client's own path and what else it asked for, so that the link leads back through the way in that it used.
-fn next_page(uri: &Uri, limit: usize, last: &str) -> String {
+/// What the client asked for, at the address that it used, so that the link leads back through the same way in.
+fn next_page(pull: &Pull<'_>, limit: usize, last: &str) -> String {
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     query.append_pair("n", &limit.to_string()).append_pair("last", last);
-    let asked = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+    let asked = url::form_urlencoded::parse(pull.uri.query().unwrap_or_default().as_bytes());
     query.extend_pairs(asked.filter(|(key, _)| key != "n" && key != "last"));
-    format!("{}?{}", uri.path(), query.finish())
+    pull.origin.address(pull.route, &format!("{}?{}", pull.route.rest, query.finish()))
 }
 
 /// The referrers of a digest, of one artifact type if asked for (distribution-spec, "Listing Referrers").

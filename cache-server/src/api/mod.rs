@@ -1,6 +1,6 @@
-//! Requests and answers: the only place that speaks HTTP to clients. Read in this order: [`client`], [`request`], [`manifests`],
+//! Requests and answers: the only place that speaks HTTP to clients. Read in this order: [`client`], [`request`], [`origin`], [`gate`], [`token`], [`manifests`],
 //! [`blobs`], [`lists`], [`canary`], [`error`], [`body`], [`blob_stream`], [`report`], [`pages`], [`status`].
-//! Calls `routing`, then `repository`. May import everything but `settings` files.
+//! Calls `routing`, then `access` (at one place, [`gate`]), then `repository`. May import everything but `settings` files.
 
 pub mod blob_stream;
 mod blobs;
@@ -8,30 +8,36 @@ pub mod body;
 mod canary;
 mod client;
 mod error;
+mod gate;
 mod lists;
 mod manifests;
+mod origin;
 pub mod pages;
 mod report;
 mod request;
 pub mod status;
+mod token;
 
-use std::{sync::Arc, time::Instant};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use crds::names::RepositoryName;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 
 use crate::{
+    access::{Action, SHARED_SERVICE},
     canary::REPOSITORY,
     connector::{Connection, Serving, listener::Answer},
     oci::{Endpoint, ErrorCode},
     repository::{Asking, Repository},
-    routing::{Resolved, Route},
+    routing::{Resolved, Route, TOKEN},
     server::{Current, Server},
 };
 use body::Body;
 use client::Client;
 use error::{ApiError, PullError, ToApi};
+use gate::Gate;
+use origin::Origin;
 use report::Report;
 use request::Pull;
 
@@ -60,15 +66,26 @@ impl Answer for Api {
         serving: Serving,
         request: Request<Incoming>,
     ) -> Response<Body> {
-        let mut report = Report::begin(&self.server.metrics, &connection, &request, Instant::now());
-        let path = request.uri().path();
-        let mut response = if request::is_registry_path(path) || self.port.is_some() {
-            match self.registry(&connection, &request, &mut report).await {
+        let (head, body) = request.into_parts();
+        let request = Request::from_parts(head, ());
+        let current = self.server.current();
+        let address =
+            origin::client_address(connection.peer(), request.headers(), &current.settings.server.trusted_proxies);
+        // The port of a peer tells clients apart that stand behind one address.
+        let client = if connection.peer().ip().to_canonical() == address {
+            connection.peer().to_string()
+        } else {
+            address.to_string()
+        };
+        let mut report = Report::begin(&self.server.metrics, client, &request, Instant::now());
+        let mut response = if request::is_registry_path(request.uri().path()) || self.port.is_some() {
+            let asking = Incomer { connection: &connection, current: &current, address };
+            match self.registry(&asking, &request, body, &mut report).await {
                 Ok(response) => response,
                 Err(error) => error.response(&mut report),
             }
         } else {
-            pages::answer(&self.server, request).await
+            pages::answer(&self.server, request.map(|()| body)).await
         };
         report.status(response.status());
         response.body_mut().finish_with(report, serving);
@@ -76,22 +93,35 @@ impl Answer for Api {
     }
 }
 
+/// From whom a request comes, and what holds for it.
+struct Incomer<'a> {
+    connection: &'a Arc<Connection>,
+    current: &'a Current,
+    /// The client's, also behind proxies that are trusted.
+    address: IpAddr,
+}
+
 impl Api {
     async fn registry(
         &self,
-        connection: &Arc<Connection>,
-        request: &Request<Incoming>,
+        incomer: &Incomer<'_>,
+        request: &Request<()>,
+        body: Incoming,
         report: &mut Report,
     ) -> Result<Response<Body>, ApiError> {
-        let current = self.server.current();
+        let Incomer { connection, current, address } = *incomer;
         let asked = request::ask(&current.routing, self.port, request)?;
+        let external = current.settings.server.external_url.as_ref();
+        let origin = Origin::of(request.uri(), request.headers(), connection.is_encrypted(), external);
+        let gate = Gate::new(&self.server, current, address, &origin, request.headers());
         let (answered, name) = match &asked.resolved {
-            Resolved::ServerBase => return Ok(base()),
+            Resolved::ServerBase => return gate.server_base(report).await.map(|()| base()),
+            Resolved::ServerToken => return token::answer(&gate, SHARED_SERVICE, request, body, report).await,
             Resolved::Canary { rest, by_path } => {
                 (canary::answer(&self.server, request.method(), rest, report), by_path.then_some(REPOSITORY))
             }
             Resolved::To(route) => {
-                let answered = self.repository(connection, &current, route, request, report).await;
+                let answered = self.repository(connection, &gate, route, request, body, report).await;
                 (answered, route.by_path().then_some(route.repository.as_str()))
             }
         };
@@ -110,21 +140,46 @@ impl Api {
     async fn repository(
         &self,
         connection: &Arc<Connection>,
-        current: &Current,
+        gate: &Gate<'_>,
         route: &Route,
-        request: &Request<Incoming>,
+        request: &Request<()>,
+        body: Incoming,
         report: &mut Report,
     ) -> Result<Response<Body>, ApiError> {
         report.repository(&route.repository);
-        let repository = repository(current, &route.repository)?;
+        let repository = repository(gate.current, &route.repository)?;
+        if route.rest == TOKEN {
+            return token::answer(gate, gate::service(route), request, body, report).await;
+        }
         let endpoint = Endpoint::parse(&route.rest, request.uri().query())?;
-        let client = Client::of(request, route);
-        let want = request::want(request.method(), &endpoint)?;
-        let pull = Pull { connection, headers: request.headers(), client, want };
-        let asking = Asking { registry: route.registry.as_ref(), may_pull: &|_, _| true };
         if let Some(image) = endpoint.image() {
             report.image(&repository.named(image));
         }
+        let action = request::action(request.method(), &endpoint);
+        if action != Action::Pull && !gate::target(repository).takes_writes() {
+            return Err(ApiError::read_only(&route.repository, request.method()));
+        }
+        let admitted = match &endpoint {
+            Endpoint::Base => {
+                gate.base(route, repository, report).await?;
+                None
+            }
+            Endpoint::Unknown => return Err(ApiError::unknown_path(request.uri().path())),
+            _ => Some(gate.admit(route, repository, action, endpoint.image(), report).await?),
+        };
+        let client = Client::of(request, route);
+        let want = request::want(request.method(), &endpoint)?;
+        let pull = Pull {
+            connection,
+            uri: request.uri(),
+            headers: request.headers(),
+            client,
+            origin: gate.origin,
+            route,
+            want,
+        };
+        let may_pull = |name: &_, image: &_| admitted.as_ref().is_some_and(|admitted| admitted.may_pull(name, image));
+        let asking = Asking { registry: route.registry.as_ref(), may_pull: &may_pull };
         let answered = match &endpoint {
             Endpoint::Base => {
                 report.routine();
@@ -143,13 +198,13 @@ impl Api {
             }
             Endpoint::Tags { image, limit, last } => {
                 report.kind("tags", "");
-                lists::tags(repository, &asking, image, *limit, last.as_deref(), request.uri(), report).await
+                lists::tags(repository, &asking, image, *limit, last.as_deref(), &pull, report).await
             }
             Endpoint::Referrers { image, digest, artifact_type } => {
                 report.kind("referrers", digest.as_str());
                 lists::referrers(repository, &asking, image, digest, artifact_type.as_deref(), report).await
             }
-            Endpoint::Uploads { .. } => return Err(ApiError::read_only(&route.repository)),
+            Endpoint::Uploads { .. } => return Err(ApiError::read_only(&route.repository, request.method())),
             Endpoint::Unknown => return Err(ApiError::unknown_path(request.uri().path())),
         };
         answered.map_err(|error| error.to_api(client))
@@ -163,7 +218,7 @@ fn repository<'a>(current: &'a Current, name: &RepositoryName) -> Result<&'a Rep
     })
 }
 
-/// The answer to `/v2/`: this is a registry, and nobody needs to log in.
+/// The answer to `/v2/`: this is a registry.
 fn base() -> Response<Body> {
     let mut response = Response::new(Body::bytes("{}".into()));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -183,9 +238,9 @@ fn value(text: &str) -> Option<HeaderValue> {
 }
 
 impl ApiError {
-    fn read_only(repository: &RepositoryName) -> Self {
+    fn read_only(repository: &RepositoryName, method: &Method) -> Self {
         let message = format!(
-            "{repository} is a mirror: it serves what its upstream has and takes no pushes; push to the upstream"
+            "{method} is not offered here: {repository} takes no pushes and deletes nothing; push to a hosted repository, or to the upstream"
         );
         Self::new(ErrorCode::Unsupported, StatusCode::METHOD_NOT_ALLOWED, message)
     }

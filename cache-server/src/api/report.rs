@@ -1,13 +1,12 @@
 //! One line in the log and one count in the metrics per request, when its answer has ended.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use crds::names::RepositoryName;
 use http::{Request, StatusCode, header};
 
 use crate::{
     causes::with_causes,
-    connector::Connection,
     metrics::{Metrics, RequestLabels},
     oci::ImageName,
     repository::Outcome,
@@ -16,10 +15,11 @@ use crate::{
 /// What is said of a request. Said when it is dropped: also when the client left early.
 pub(super) struct Report {
     metrics: Arc<Metrics>,
-    client: SocketAddr,
+    client: String,
     method: String,
     path: String,
     agent: String,
+    user: String,
     repository: String,
     image: String,
     kind: &'static str,
@@ -33,20 +33,16 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn begin<T>(
-        metrics: &Arc<Metrics>,
-        connection: &Connection,
-        request: &Request<T>,
-        started: Instant,
-    ) -> Self {
+    pub(super) fn begin<T>(metrics: &Arc<Metrics>, client: String, request: &Request<T>, started: Instant) -> Self {
         let agent = request.headers().get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
         Self {
             metrics: Arc::clone(metrics),
-            client: connection.peer(),
+            client,
             method: request.method().to_string(),
             // Without the query: a client may have put a token there.
             path: request.uri().path().to_owned(),
             agent: agent.unwrap_or_default().to_owned(),
+            user: String::new(),
             repository: String::new(),
             image: String::new(),
             kind: "other",
@@ -62,6 +58,11 @@ impl Report {
 
     pub(super) fn repository(&mut self, name: &RepositoryName) {
         name.as_str().clone_into(&mut self.repository);
+    }
+
+    /// Who logged in.
+    pub(super) fn user(&mut self, name: &str) {
+        name.clone_into(&mut self.user);
     }
 
     pub(super) fn image(&mut self, image: &ImageName) {
@@ -115,11 +116,12 @@ impl Drop for Report {
         tracing::info!(
             target: "request",
             {
-                client.address = %self.client,
+                client.address = self.client,
                 http.method = self.method,
                 http.path = self.path,
                 http.status = labels.status,
                 http.user_agent = self.agent,
+                user.name = self.user,
                 repository = labels.repository,
                 image.name = self.image,
                 kind = self.kind,

@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Method, Request, StatusCode, header};
-use hyper::body::Incoming;
+use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
 
 use super::{
     client::{self, Client},
     error::ApiError,
+    origin::Origin,
 };
 use crate::{
+    access::Action,
     connector::Connection,
     oci::{Endpoint, ErrorCode},
     repository::Want,
-    routing::{self, Resolved, Routing},
+    routing::{self, Resolved, Route, Routing},
 };
 
 /// A request that was routed.
@@ -27,8 +28,12 @@ pub(super) struct Asked {
 /// What all pulls have in common.
 pub(super) struct Pull<'a> {
     pub(super) connection: &'a Arc<Connection>,
+    pub(super) uri: &'a Uri,
     pub(super) headers: &'a HeaderMap,
     pub(super) client: Client,
+    /// Where the client reached us.
+    pub(super) origin: &'a Origin,
+    pub(super) route: &'a Route,
     pub(super) want: Want,
 }
 
@@ -40,7 +45,7 @@ pub(super) fn is_registry_path(path: &str) -> bool {
 }
 
 /// Routes a request.
-pub(super) fn ask(routing: &Routing, port: Option<u16>, request: &Request<Incoming>) -> Result<Asked, ApiError> {
+pub(super) fn ask(routing: &Routing, port: Option<u16>, request: &Request<()>) -> Result<Asked, ApiError> {
     let uri = request.uri();
     let host = uri.host().or_else(|| request.headers().get(header::HOST)?.to_str().ok());
     let namespace = client::namespace(uri.query());
@@ -50,6 +55,16 @@ pub(super) fn ask(routing: &Routing, port: Option<u16>, request: &Request<Incomi
         .resolve(&asked)
         .map_err(|unrouted| ApiError::new(unrouted.code(), StatusCode::NOT_FOUND, unrouted.to_string()))?;
     Ok(Asked { resolved, namespace })
+}
+
+/// What a request would do, whether or not it is offered.
+pub(super) fn action(method: &Method, endpoint: &Endpoint) -> Action {
+    match (method, endpoint) {
+        (_, Endpoint::Uploads { .. }) => Action::Push,
+        (&Method::GET | &Method::HEAD, _) => Action::Pull,
+        (&Method::DELETE, _) => Action::Delete,
+        _ => Action::Push,
+    }
 }
 
 /// GET and HEAD; everything else is refused with what to do instead.

@@ -66,6 +66,12 @@ impl Connection {
         self.peer
     }
 
+    /// Whether it is TLS.
+    #[must_use]
+    pub const fn is_encrypted(&self) -> bool {
+        self.encrypted
+    }
+
     /// Whether the kernel can send files on it: not when the bytes must be encrypted first.
     #[must_use]
     pub const fn sends_files(&self) -> bool {

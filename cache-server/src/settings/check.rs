@@ -1,23 +1,25 @@
 //! From objects to settings: what takes more than one object, or a Secret, to judge. Pure.
 //! May import the other files of `settings` but `sources`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use crds::{
     HostedRepositorySpec, RegistryMirrorSpec, RepositoryGroupSpec,
-    cache_server::{ClientLimits, TlsMode},
+    cache_server::{AuthSpec, ClientLimits, TlsMode},
     names::{RepositoryName, SecretRef},
     repository::Connector,
 };
+use ipnet::IpNet;
 
 use super::{
     AllowedHost, CertifiedKeyPem, ConnectorSettings, GroupSettings, HostedSettings, MainPort, MirrorSettings,
     RegistryName, ServerSettings, Settings, UpstreamSettings,
-    hosts::{proxy_url, upstream_url},
+    hosts::{external_url, proxy_url, upstream_url},
     mistake::{Mistakes, Place},
-    objects::{Object, Objects, REPOSITORIES, SERVER},
+    objects::{ISSUER, Object, Objects, REPOSITORIES, SERVER},
     secrets::{Secrets, authorities_of},
 };
+use crate::access::{Auth, Permissions, service_accounts::Issuer};
 
 /// The settings that the objects without a mistake describe, and the mistakes of all.
 pub(super) fn settings(
@@ -164,6 +166,9 @@ fn server(objects: &Objects, secrets: &Secrets, mistakes: &mut Mistakes) -> Serv
             max_size: None,
             default_repository: None,
             limits: ClientLimits::default(),
+            auth: Arc::default(),
+            external_url: None,
+            trusted_proxies: Vec::new(),
             main_port: if unreadable.is_some() { MainPort::Closed } else { MainPort::Plain },
         };
     };
@@ -189,12 +194,57 @@ fn server(objects: &Objects, secrets: &Secrets, mistakes: &mut Mistakes) -> Serv
         max_size: spec.max_size.map(crds::names::ByteSize::as_u64),
         default_repository,
         limits: spec.limits.clone(),
+        auth: Arc::new(auth(spec.auth.as_ref(), place, objects, secrets, mistakes)),
+        external_url: spec
+            .external_url
+            .as_ref()
+            .and_then(|text| mistakes.keep(place, "spec.externalURL", external_url(text))),
+        trusted_proxies: trusted_proxies(&spec.trusted_proxies, place, mistakes),
         main_port: match certificate(secret, place, "spec.tls.secretRef", secrets, mistakes) {
             Some(Some(certificate)) => MainPort::Tls(certificate),
             Some(None) => MainPort::Plain,
             None => MainPort::Closed,
         },
     }
+}
+
+/// What of it is right. With a mistake there are fewer who can log in, never more.
+fn auth(spec: Option<&AuthSpec>, place: &Place, objects: &Objects, secrets: &Secrets, mistakes: &mut Mistakes) -> Auth {
+    let Some(spec) = spec else { return Auth::default() };
+    let users = spec
+        .htpasswd_secret_ref
+        .as_ref()
+        .and_then(|secret| mistakes.keep(place, "spec.auth.htpasswdSecretRef", secrets.users(&secret.name)));
+    let issuer = spec.service_accounts.then(|| issuer(place, objects, mistakes)).flatten();
+    Auth { users, issuer, permissions: Permissions::new(&spec.permissions) }
+}
+
+fn issuer(place: &Place, objects: &Objects, mistakes: &mut Mistakes) -> Option<Issuer> {
+    let field = "spec.auth.serviceAccounts";
+    if let Some(text) = &objects.issuer {
+        return mistakes.keep(place, field, Issuer::parse(text));
+    }
+    let message = format!(
+        "only works in a cluster, where the operator writes {ISSUER} into the folder of the configuration; remove it"
+    );
+    mistakes.note(place, field, message);
+    None
+}
+
+fn trusted_proxies(texts: &[String], place: &Place, mistakes: &mut Mistakes) -> Vec<IpNet> {
+    let read = |text: &str| text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    let mut networks = Vec::new();
+    for (index, text) in texts.iter().enumerate() {
+        match read(text) {
+            Some(network) => networks.push(network),
+            None => mistakes.note(
+                place,
+                &format!("spec.trustedProxies[{index}]"),
+                format!("must be a network as 10.0.0.0/8, or an address, got {text:?}"),
+            ),
+        }
+    }
+    networks
 }
 
 /// Checks everything before it gives up, so that each mistake of the object is noted.
@@ -209,6 +259,7 @@ fn mirror(object: &Object<RegistryMirrorSpec>, secrets: &Secrets, mistakes: &mut
         online: spec.online,
         registry,
         upstream,
+        anonymous_pull: spec.anonymous_pull.unwrap_or(true),
         freshness: spec.freshness.clone(),
         retention: spec.retention.clone(),
         connectors: connectors?,
@@ -409,6 +460,50 @@ mod tests {
         assert_eq!(image(mirror("ghcr"), "nginx"), "nginx");
         let long = "a".repeat(250);
         assert_eq!(image(hub(), &long), long);
+    }
+
+    const HASH: &str = "$2y$04$abcdefghijklmnopqrstuuM6pLkUz4oLKq2AGVhoDbWBKKDdDKSC2";
+
+    fn server(spec: Value) -> Value {
+        object("CacheServer", "default", spec)
+    }
+
+    #[test]
+    fn users_and_their_permissions_are_read() {
+        let permission = json!({"users": ["alice"], "repositories": ["quay"], "actions": ["Pull"]});
+        let spec = json!({
+            "auth": {"htpasswdSecretRef": {"name": "users"}, "permissions": [permission]},
+            "externalURL": "https://Registry.example.com:443/",
+            "trustedProxies": ["10.0.0.0/8", "192.0.2.1", "2001:db8::/32"],
+        });
+        for key in ["users_htpasswd", "users_auth"] {
+            let files = [(key, format!("alice:{HASH}\n"))];
+            let settings = load_with(&[server(spec.clone()), mirror("quay")], &files).unwrap().server;
+            assert!(settings.auth.has_logins() && settings.auth.users.as_ref().unwrap().contains("alice"), "{key}");
+            let origin = settings.external_url.unwrap().ascii_serialization();
+            assert_eq!(origin, "https://registry.example.com");
+            assert_eq!(settings.trusted_proxies.len(), 3);
+        }
+        let silent = load(&[server(json!({})), mirror("quay")]).unwrap();
+        assert!(!silent.server.auth.has_logins() && silent.mirrors[0].anonymous_pull);
+        let closed = load(&[with(mirror("quay"), "/spec/anonymousPull", json!(false))]).unwrap();
+        assert!(!closed.mirrors[0].anonymous_pull);
+    }
+
+    #[test]
+    fn mistakes_of_logins_are_said_without_what_is_secret() {
+        let users = || json!({"auth": {"htpasswdSecretRef": {"name": "users"}}});
+        for (spec, files, words) in [
+            (users(), &[][..], "users_htpasswd or users_auth"),
+            (users(), &[("users_htpasswd", "alice:hunter2".to_owned())], "line 1 must have a bcrypt hash"),
+            (users(), &[("users_htpasswd", "\n".to_owned())], "users_htpasswd must not be empty"),
+            (json!({"auth": {"serviceAccounts": true}}), &[], "spec.auth.serviceAccounts: only works in a cluster"),
+            (json!({"trustedProxies": ["10.0.0.0/33"]}), &[], "spec.trustedProxies[0]: must be a network"),
+            (json!({"externalURL": "https://a b/"}), &[], "spec.externalURL: must be a URL"),
+        ] {
+            let message = load_with(&[server(spec), mirror("quay")], files).unwrap_err();
+            assert!(message.contains(words) && !message.contains("hunter2"), "{message}");
+        }
     }
 
     #[test]

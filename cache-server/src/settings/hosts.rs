@@ -149,7 +149,7 @@ pub enum UrlError {
     /// The path ends in `/v2`.
     #[error("must be what stands in front of /v2/; remove /v2 from {0:?}")]
     V2(String),
-    /// A proxy with a path.
+    /// A path where there must be none.
     #[error("must be scheme, host and port only, got {0:?}")]
     Path(String),
     /// A link-local address: there live the metadata services of clouds, which hand out credentials.
@@ -173,6 +173,12 @@ pub(super) fn upstream_url(text: &str) -> Result<Url, UrlError> {
 pub(super) fn proxy_url(text: &str) -> Result<Url, UrlError> {
     let url = http_url(text)?;
     if url.path() == "/" { Ok(url) } else { Err(UrlError::Path(text.to_owned())) }
+}
+
+/// Where clients reach the server.
+pub(super) fn external_url(text: &str) -> Result<url::Origin, UrlError> {
+    let url = http_url(text)?;
+    if url.path() == "/" { Ok(url.origin()) } else { Err(UrlError::Path(text.to_owned())) }
 }
 
 fn http_url(text: &str) -> Result<Url, UrlError> {

@@ -1,4 +1,5 @@
-//! What the cache server is told to do, in types that cannot be wrong. May import `crds` and `oci`.
+//! What the cache server is told to do, in types that cannot be wrong. May import `crds`, `oci` and
+//! `access`.
 //!
 //! `sources` (bytes) → `objects` (schema, CEL) → `check` (what needs several objects or a Secret) → [`Settings`]. Every
 //! mistake on the way is collected, and all are reported together. Either any mistake refuses the whole ([`Settings::load`]), or
@@ -18,6 +19,8 @@ pub use mistake::{Mistake, Mistakes, ObjectName, Place};
 pub use secrets::{CertifiedKeyPem, SecretError};
 pub use sources::{Fingerprint, Loaded, Sources};
 
+use std::sync::Arc;
+
 use crds::{
     cache_server::ClientLimits,
     hosted_repository::WritePolicy,
@@ -25,10 +28,12 @@ use crds::{
     registry_mirror::{BreakerSpec, Freshness, UpstreamLimits},
     repository::Retention,
 };
+use ipnet::IpNet;
 use rustls::pki_types::CertificateDer;
 use url::Url;
 
 use crate::{
+    access::Auth,
     credentials::Credentials,
     oci::{Algorithm, Digest, ImageName},
 };
@@ -104,6 +109,12 @@ pub struct ServerSettings {
     pub default_repository: Option<RepositoryName>,
     /// Time limits towards clients.
     pub limits: ClientLimits,
+    /// Who can log in, and what they may do.
+    pub auth: Arc<Auth>,
+    /// Where clients reach the server; `None`: where each request says.
+    pub external_url: Option<url::Origin>,
+    /// Networks of reverse proxies that are believed whom they asked for.
+    pub trusted_proxies: Vec<IpNet>,
     /// How the main port serves.
     pub main_port: MainPort,
 }
@@ -131,6 +142,8 @@ pub struct MirrorSettings {
     pub registry: RegistryName,
     /// Where content comes from.
     pub upstream: UpstreamSettings,
+    /// Whether everyone may pull from it.
+    pub anonymous_pull: bool,
     /// For how long answers are believed.
     pub freshness: Freshness,
     /// What is kept.

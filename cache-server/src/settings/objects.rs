@@ -24,6 +24,8 @@ pub(super) const MIRROR: &str = "RegistryMirror";
 pub(super) const HOSTED: &str = "HostedRepository";
 /// The kind of groups.
 pub(super) const GROUP: &str = "RepositoryGroup";
+/// The file beside the objects that says who signs tokens of service accounts.
+pub(super) const ISSUER: &str = "service-account-issuer.json";
 /// The kinds of repositories, whose names are one namespace.
 pub(super) const REPOSITORIES: [&str; 3] = [MIRROR, HOSTED, GROUP];
 /// The kind of the server.
@@ -48,6 +50,8 @@ pub(super) struct Objects {
     pub(super) servers: Vec<Object<CacheServerSpec>>,
     /// All that have a kind and a name, those too that were left out.
     pub(super) named: Vec<ObjectName>,
+    /// What the operator writes beside the objects: who signs tokens of service accounts.
+    pub(super) issuer: Option<String>,
 }
 
 /// What every repository says of itself, whatever its kind.

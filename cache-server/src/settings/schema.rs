@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use crds::{
     names::{
-        ByteSize, HOST_PATTERN, REGISTRY_PATTERN, SECRET_NAME_PATTERN, Span, is_host, is_registry, is_secret_name,
+        ByteSize, HOST_PATTERN, REGISTRY_PATTERN, REPOSITORY_GLOB_PATTERN, SECRET_NAME_PATTERN, Span, is_host,
+        is_registry, is_repository_glob, is_secret_name,
     },
     repository::{IMAGE_GLOB_PATTERN, TAG_GLOB_PATTERN, is_image_glob, is_tag_glob},
 };
@@ -135,6 +136,9 @@ fn check_pattern(pattern: &str, text: &str) -> Result<(), String> {
         TAG_GLOB_PATTERN => {
             rule(is_tag_glob(text), "must be a pattern of tags: letters, digits, '_', '.', '-' and '*'")
         }
+        REPOSITORY_GLOB_PATTERN => {
+            rule(is_repository_glob(text), "must be a pattern of repository names: a-z, 0-9, '-' and '*'")
+        }
         IMAGE_GLOB_PATTERN => {
             rule(is_image_glob(text), "must be a pattern of image names: a-z, 0-9, '.', '_', '-', '/' and '*'")
         }
@@ -180,6 +184,7 @@ mod tests {
                     HOST_PATTERN,
                     REGISTRY_PATTERN,
                     SECRET_NAME_PATTERN,
+                    REPOSITORY_GLOB_PATTERN,
                     TAG_GLOB_PATTERN,
                     IMAGE_GLOB_PATTERN,
                 ];

@@ -1,4 +1,5 @@
-//! Secrets: a flat folder of files `<secret>_<key>`, and what is made of them. May import `credentials`.
+//! Secrets: a flat folder of files `<secret>_<key>`, and what is made of them. May import `credentials` and
+//! `access`.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -7,7 +8,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde::Deserialize;
 
 use super::hosts::RegistryName;
-use crate::credentials::{Credentials, Secret};
+use crate::{
+    access::htpasswd::{HtpasswdError, Users},
+    credentials::{Credentials, Secret},
+};
 
 /// A certificate with its key.
 ///
@@ -108,6 +112,14 @@ pub enum SecretError {
         /// The entry.
         host: String,
     },
+    /// A file of users with a mistake.
+    #[error("the file {file} must be one of users")]
+    Users {
+        /// The file.
+        file: String,
+        /// The mistake.
+        source: HtpasswdError,
+    },
     /// No certificates.
     #[error("the certificates must be PEM")]
     CertificatePem(#[source] rustls::pki_types::pem::Error),
@@ -185,6 +197,21 @@ impl Secrets {
             });
         };
         Ok(Credentials { username: username.to_owned(), password: Secret::new(password) })
+    }
+
+    /// The users of a Secret, from its key `htpasswd` or, as kubernetes.io/ingress-nginx has it, `auth`.
+    pub(super) fn users(&self, secret: &str) -> Result<Users, SecretError> {
+        for key in ["htpasswd", "auth"] {
+            if let Some(text) = self.text(secret, key)? {
+                return Users::parse(text)
+                    .map_err(|source| SecretError::Users { file: format!("{secret}_{key}"), source });
+            }
+        }
+        Err(SecretError::Missing {
+            secret: secret.to_owned(),
+            wanted: "the key htpasswd or auth",
+            files: format!("{secret}_htpasswd or {secret}_auth"),
+        })
     }
 
     fn bytes(&self, secret: &str, key: &str) -> Result<Option<&[u8]>, SecretError> {

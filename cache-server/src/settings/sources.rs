@@ -12,7 +12,7 @@ use super::{
     check::settings,
     last_good::complete,
     mistake::{Mistakes, ObjectName},
-    objects::Objects,
+    objects::{ISSUER, Objects},
     secrets::{SecretBytes, Secrets},
 };
 use crate::oci::{Algorithm, Digest, Hasher};
@@ -93,6 +93,13 @@ fn read(sources: &Sources) -> (Settings, Vec<ObjectName>, Fingerprint) {
             }
         }
     }
+    match files.issuer {
+        Some(Ok(bytes)) => objects.issuer = Some(String::from_utf8_lossy(&bytes).into_owned()),
+        Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
+            mistakes.note_file(ISSUER, format!("failed to read it: {error}; check the path and its permissions"));
+        }
+        _ => {}
+    }
     let secrets = readable(files.secrets, &mut mistakes);
     let settings = settings(&objects, &secrets, sources.main_port, mistakes);
     (settings, objects.named, fingerprint)
@@ -111,6 +118,8 @@ type Content = io::Result<Vec<u8>>;
 /// All input, read once, so that settings and fingerprint speak of the same bytes.
 struct Files {
     config: Vec<(String, Content)>,
+    /// Only in a folder.
+    issuer: Option<Content>,
     secrets: Option<Vec<(String, Content)>>,
 }
 
@@ -119,16 +128,17 @@ impl Files {
         let config = match &sources.config {
             None => vec![("built-in configuration".to_owned(), Ok(BUILT_IN.as_bytes().to_vec()))],
             Some(path) if path.is_dir() => folder(path, |name| {
-                Path::new(name)
-                    .extension()
-                    .is_some_and(|extension| extension == "yaml" || extension == "yml" || extension == "json")
+                let extension = Path::new(name).extension();
+                name != ISSUER && extension.is_some_and(|it| it == "yaml" || it == "yml" || it == "json")
             })
             .into_iter()
             .map(|(name, content)| (path.join(name).display().to_string(), content))
             .collect(),
             Some(path) => vec![(path.display().to_string(), fs::read(path))],
         };
-        Self { config, secrets: sources.secrets.as_deref().map(|path| folder(path, |name| name.contains('_'))) }
+        let folder_of_objects = sources.config.as_deref().filter(|path| path.is_dir());
+        let issuer = folder_of_objects.map(|path| fs::read(path.join(ISSUER)));
+        Self { config, issuer, secrets: sources.secrets.as_deref().map(|path| folder(path, |name| name.contains('_'))) }
     }
 
     fn fingerprint(&self) -> Fingerprint {
@@ -137,7 +147,9 @@ impl Files {
             hasher.update(&(bytes.len() as u64).to_be_bytes());
             hasher.update(bytes);
         };
-        for (name, content) in self.config.iter().chain(self.secrets.iter().flatten()) {
+        let issuer = self.issuer.iter().map(|content| (ISSUER, content));
+        let files = self.config.iter().chain(self.secrets.iter().flatten());
+        for (name, content) in files.map(|(name, content)| (name.as_str(), content)).chain(issuer) {
             field(name.as_bytes());
             match content {
                 Ok(bytes) => field(bytes),
@@ -231,6 +243,26 @@ mod tests {
         assert_eq!(before, sources.fingerprint());
         fs::write(version.join("d.yml"), mirror("e")).unwrap();
         assert_ne!(before, sources.fingerprint());
+    }
+
+    #[test]
+    fn the_issuer_of_service_accounts_stands_beside_the_objects() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("a.yaml"), mirror("a")).unwrap();
+        let server = "{apiVersion: entrepot.dev/v1alpha1, kind: CacheServer, metadata: {name: default}, spec: {auth: {serviceAccounts: true}}}";
+        fs::write(root.path().join("server.yaml"), server).unwrap();
+        let sources = Sources { config: Some(root.path().to_owned()), ..Sources::default() };
+        let refused = Settings::load(&sources).unwrap_err().to_string();
+        assert!(refused.contains("spec.auth.serviceAccounts: only works in a cluster"), "{refused}");
+        let before = sources.fingerprint();
+        fs::write(root.path().join(ISSUER), "{}").unwrap();
+        assert_ne!(before, sources.fingerprint());
+        let refused = Settings::load(&sources).unwrap_err().to_string();
+        assert!(refused.contains("spec.auth.serviceAccounts: must be JSON with issuer and jwks"), "{refused}");
+        let jwk = r#"{"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}"#;
+        let text = format!(r#"{{"issuer": "https://kubernetes.default.svc", "jwks": {{"keys": [{jwk}]}}}}"#);
+        fs::write(root.path().join(ISSUER), text).unwrap();
+        assert!(Settings::load(&sources).unwrap().settings.server.auth.issuer.is_some());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
@@ -126,6 +126,10 @@ impl Client {
     }
 
     async fn try_send(&self, method: &str, path: &str) -> hyper::Result<Reply> {
+        self.try_send_with(method, path, Bytes::new()).await
+    }
+
+    async fn try_send_with(&self, method: &str, path: &str, body: Bytes) -> hyper::Result<Reply> {
         let stream = TcpStream::connect(self.address).await.unwrap();
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
@@ -136,7 +140,7 @@ impl Client {
         for (name, value) in &self.headers {
             request = request.header(*name, value);
         }
-        let response = sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await?;
+        let response = sender.send_request(request.body(Full::new(body)).unwrap()).await?;
         let (head, body) = response.into_parts();
         Ok(Reply { status: head.status, headers: head.headers, body, read: Vec::new() })
     }
@@ -151,6 +155,13 @@ impl Client {
 
     pub async fn ask(&self, method: &str, path: &str) -> Answer {
         self.open(method, path).await.rest().await
+    }
+
+    /// POST of a form.
+    pub async fn post_form(&self, path: &str, form: &str) -> Answer {
+        let client = self.with("content-type", "application/x-www-form-urlencoded");
+        let sent = timeout(PATIENCE, client.try_send_with("POST", path, Bytes::copy_from_slice(form.as_bytes()))).await;
+        sent.expect("a form should be answered").unwrap().rest().await
     }
 
     pub async fn get(&self, path: &str) -> Answer {

@@ -1,0 +1,263 @@
+//! Who asks, and whether they may: the one place that every request for a repository passes before the repository is touched.
+//! Calls `access`, which judges.
+
+use std::{net::IpAddr, sync::Arc};
+
+use crds::names::RepositoryName;
+use http::{HeaderMap, StatusCode, header};
+
+use super::{error::ApiError, origin::Origin, report::Report};
+use crate::{
+    access::{
+        Action, Asked, Auth, Caller, Kind, Presented, Refused, SHARED_SERVICE, Target, User, Verdict, acting, judge,
+        may, token::wanted_scope,
+    },
+    metrics::FailedLogin,
+    oci::{ErrorCode, ImageName},
+    repository::Repository,
+    routing::{self, Resolved, Route, TOKEN},
+    server::{Current, Server},
+};
+
+/// A request, as far as it says who it is from.
+pub(super) struct Gate<'a> {
+    pub(super) server: &'a Server,
+    pub(super) current: &'a Current,
+    /// Where it comes from.
+    pub(super) address: IpAddr,
+    /// Where the client reached us.
+    pub(super) origin: &'a Origin,
+    presented: Presented,
+}
+
+/// A request that was let in.
+pub(super) struct Admitted<'a> {
+    current: &'a Current,
+    route: &'a Route,
+    caller: Caller,
+    /// As whom it may be taken for the image that it asks for.
+    user: Option<User>,
+}
+
+impl<'a> Gate<'a> {
+    pub(super) fn new(
+        server: &'a Server,
+        current: &'a Current,
+        address: IpAddr,
+        origin: &'a Origin,
+        headers: &HeaderMap,
+    ) -> Self {
+        let presented = Presented::of(headers.get_all(header::AUTHORIZATION).iter().map(http::HeaderValue::as_bytes));
+        Self { server, current, address, origin, presented }
+    }
+
+    /// Lets a request in that wants to do something with an image of a repository, or says why not.
+    ///
+    /// Where everyone may do it, what comes as `Authorization` is not even looked at: engines send what is for another
+    /// registry. A group alone looks, as a member may be for some only, and takes whom it does not know for nobody.
+    pub(super) async fn admit(
+        &self,
+        route: &'a Route,
+        repository: &Repository,
+        action: Action,
+        image: Option<&ImageName>,
+        report: &mut Report,
+    ) -> Result<Admitted<'a>, ApiError> {
+        let target = target(repository);
+        let permissions = &self.auth().permissions;
+        let known = image.map(|image| repository.named(image));
+        let open = may(permissions, &target, None, action, known.as_ref());
+        let admitted = |caller, user| Admitted { current: self.current, route, caller, user };
+        if open && !matches!(repository, Repository::Group(_)) {
+            return Ok(admitted(Caller::Anonymous, None));
+        }
+        let written = image.map(|image| written(route, image));
+        let services = [service(route)];
+        let asked = Asked { action, image: known.as_ref(), written: written.as_deref(), services: &services };
+        let scope = || written.as_deref().map(|name| wanted_scope(name, action));
+        let caller = match self.caller().await {
+            Ok(caller) => caller,
+            Err(_) if open => Caller::Anonymous,
+            Err(refused) => return Err(self.refused(refused, service(route), scope().as_deref())),
+        };
+        let user = acting(&caller, &asked).cloned();
+        if let Some(user) = caller.user() {
+            report.user(user.name());
+        }
+        match judge(permissions, &target, &caller, &asked) {
+            Verdict::Allow => Ok(admitted(caller, user)),
+            Verdict::LogIn => {
+                let hint = if self.auth().has_logins() {
+                    ""
+                } else {
+                    ", but this server has no logins (auth of its CacheServer)"
+                };
+                let message = format!("{} needs a login for this{hint}", route.repository);
+                Err(self.challenge(message, service(route), scope().as_deref(), None))
+            }
+            Verdict::OtherToken => {
+                let message = format!("this token is not for that; get one of the service {}", service(route));
+                Err(self.challenge(message, service(route), scope().as_deref(), Some("insufficient_scope")))
+            }
+            Verdict::Denied => {
+                let message = format!(
+                    "{} may not {} {} of {}; a permission of the CacheServer would have to say so",
+                    caller.user().map_or("nobody", User::name),
+                    action.as_str(),
+                    image.map_or("any image", ImageName::as_str),
+                    route.repository
+                );
+                Err(ApiError::new(ErrorCode::Denied, StatusCode::FORBIDDEN, message))
+            }
+        }
+    }
+
+    /// Lets `/v2/` of a repository through, or asks for a login where something of it needs one: engines learn nowhere else
+    /// that they can log in, and ask no more once they were told 200.
+    pub(super) async fn base(
+        &self,
+        route: &Route,
+        repository: &Repository,
+        report: &mut Report,
+    ) -> Result<(), ApiError> {
+        let target = target(repository);
+        if !target.wants_logins() {
+            return Ok(());
+        }
+        self.logged_in(service(route), target.anonymous_pull, report).await
+    }
+
+    /// The same for `/v2/` of the main port, which is that of all repositories.
+    ///
+    /// Without logins it is 200, as there is nothing to verify. With them it asks for one where any repository needs one, since
+    /// an engine that is told 200 here sends no credentials for any repository behind it, and says that a login succeeded whatever
+    /// the password. Who comes with credentials is told whether they are right.
+    pub(super) async fn server_base(&self, report: &mut Report) -> Result<(), ApiError> {
+        let mut targets = self.current.repositories().map(target);
+        if !self.auth().has_logins() || (self.presented == Presented::Nothing && !targets.any(|it| it.wants_logins())) {
+            return Ok(());
+        }
+        self.logged_in(SHARED_SERVICE, true, report).await
+    }
+
+    async fn logged_in(&self, service: &str, nobody_too: bool, report: &mut Report) -> Result<(), ApiError> {
+        let caller = self.caller().await.map_err(|refused| self.refused(refused, service, None))?;
+        if let Some(user) = caller.user() {
+            report.user(user.name());
+        }
+        match &caller {
+            Caller::Anonymous => Err(self.challenge("log in".to_owned(), service, None, None)),
+            Caller::User(_) => Ok(()),
+            Caller::Token(token) if token.service == service && (nobody_too || token.user.is_some()) => Ok(()),
+            Caller::Token(_) => {
+                let message = format!("this token is not for the service {service}");
+                Err(self.challenge(message, service, None, Some("invalid_token")))
+            }
+        }
+    }
+
+    pub(super) fn auth(&self) -> &'a Arc<Auth> {
+        &self.current.settings.server.auth
+    }
+
+    /// Who presents what the request presents.
+    pub(super) async fn caller(&self) -> Result<Caller, Refused> {
+        self.check(&self.presented).await
+    }
+
+    /// Who presents this. A failure is counted and logged.
+    pub(super) async fn check(&self, presented: &Presented) -> Result<Caller, Refused> {
+        let found = self.server.logins.caller(self.auth(), presented, self.address).await;
+        if let (Err(refused), Presented::Password { user, .. }) = (&found, presented) {
+            let reason = match refused {
+                Refused::TooMany(_) => FailedLogin::Limited,
+                _ => FailedLogin::Wrong,
+            };
+            self.server.metrics.login_failed(reason);
+            tracing::warn!(client.address = %self.address, user.name = user, reason = %refused, "a login failed");
+        }
+        found
+    }
+
+    /// What a client is told whose login is refused.
+    pub(super) fn refused(&self, refused: Refused, service: &str, scope: Option<&str>) -> ApiError {
+        let message = refused.to_string();
+        match refused {
+            Refused::TooMany(wait) => ApiError::new(ErrorCode::TooManyRequests, StatusCode::TOO_MANY_REQUESTS, message)
+                .retry_after(Some(wait)),
+            Refused::Token(_) => self.challenge(message, service, scope, Some("invalid_token")),
+            Refused::NoLogins | Refused::Wrong | Refused::Unreadable => self.challenge(message, service, scope, None),
+        }
+    }
+
+    fn challenge(&self, message: String, service: &str, scope: Option<&str>, error: Option<&str>) -> ApiError {
+        let more = [("scope", scope), ("error", error)]
+            .map(|(name, value)| value.map_or_else(String::new, |value| format!(",{name}=\"{value}\"")));
+        let challenge = format!("Bearer realm=\"{}\",service=\"{service}\"{}", self.origin.realm(), more.concat());
+        ApiError::new(ErrorCode::Unauthorized, StatusCode::UNAUTHORIZED, message).with_challenge(challenge)
+    }
+}
+
+impl Admitted<'_> {
+    /// Whether the one who asks may pull an image from a repository of that name. Groups ask it for their members.
+    pub(super) fn may_pull(&self, name: &RepositoryName, image: &ImageName) -> bool {
+        let Some(repository) = self.current.repository(name) else { return false };
+        let permissions = &self.current.settings.server.auth.permissions;
+        may(permissions, &target(repository), self.user.as_ref(), Action::Pull, Some(&repository.named(image)))
+    }
+
+    #[expect(dead_code, reason = "mounts ask it, once hosted repositories take pushes")]
+    /// The repository and the image that the client calls `name` on the way by which it came, if it may pull that; for `from` of
+    /// a mount. A token must be for it too.
+    pub(super) fn pulled_from(&self, name: &str) -> Option<(Repository, ImageName)> {
+        let (repository, image) = meant(self.current, service(self.route), name)?;
+        let known = repository.named(&image);
+        let services = [service(self.route)];
+        let asked = Asked { action: Action::Pull, image: Some(&known), written: Some(name), services: &services };
+        let permissions = &self.current.settings.server.auth.permissions;
+        let verdict = judge(permissions, &target(repository), &self.caller, &asked);
+        (verdict == Verdict::Allow).then(|| (repository.clone(), image))
+    }
+}
+
+/// A repository, as far as it matters for access.
+pub(super) fn target(repository: &Repository) -> Target<'_> {
+    let (kind, anonymous_pull) = match repository {
+        Repository::Mirror(mirror) => (Kind::Mirror, mirror.settings().anonymous_pull),
+        Repository::Hosted(hosted) => (Kind::Hosted, hosted.settings().anonymous_pull),
+        Repository::Group(group) => {
+            (Kind::Group { push_to: group.settings().push_to.as_ref() }, group.settings().anonymous_pull)
+        }
+    };
+    Target { name: repository.name(), kind, anonymous_pull }
+}
+
+/// The service whose tokens count on a way. On the way that all repositories share it is one for all of them: an engine asks
+/// `/v2/` once, and fetches tokens for every image from the service that it was told there.
+pub(super) fn service(route: &Route) -> &str {
+    if route.shared { SHARED_SERVICE } else { route.repository.as_str() }
+}
+
+/// An image's name as the client writes it: with the repository or registry in front, where that is part of it.
+fn written(route: &Route, image: &ImageName) -> String {
+    if route.whole_path {
+        return image.as_str().to_owned();
+    }
+    let first = route.prefix.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    format!("{}/{image}", first.replace("%3A", ":").replace("%3a", ":"))
+}
+
+/// What a client that fetches tokens of a service means by a name.
+pub(super) fn meant<'a>(current: &'a Current, service: &str, name: &str) -> Option<(&'a Repository, ImageName)> {
+    if service != SHARED_SERVICE {
+        return Some((current.repository(&service.parse().ok()?)?, name.parse().ok()?));
+    }
+    let path = format!("/v2/{name}/{TOKEN}");
+    let Ok(Resolved::To(route)) =
+        current.routing.resolve(&routing::Request { path: &path, ..routing::Request::default() })
+    else {
+        return None;
+    };
+    let image = route.rest.strip_suffix(TOKEN)?.strip_suffix('/')?.parse().ok()?;
+    Some((current.repository(&route.repository)?, image))
+}
