@@ -202,7 +202,8 @@ async fn tags_come_in_pages() {
         (tags.join(" "), answer.header("link").to_owned())
     };
     assert_eq!(ask("").await, ("10 9 a b c".to_owned(), String::new()));
-    let link = |last: &str| format!("</repository/hub/v2/team/app/tags/list?n=2&last={last}>; rel=\"next\"");
+    let base = format!("http://{}/repository/hub/v2", cache.address);
+    let link = |last: &str| format!("<{base}/team/app/tags/list?n=2&last={last}>; rel=\"next\"");
     assert_eq!(ask("?n=2").await, ("10 9".to_owned(), link("9")));
     assert_eq!(ask("?n=2&last=9").await, ("a b".to_owned(), link("b")));
     assert_eq!(ask("?n=2&last=b").await, ("c".to_owned(), String::new()));
