@@ -147,8 +147,8 @@ impl World {
 }
 
 fn token_path(path: &str, service: &str, scopes: &[&str]) -> String {
-    let scopes: String = scopes.iter().map(|scope| format!("&scope={scope}")).collect();
-    format!("{path}?service={service}{scopes}")
+    let parameters: Vec<_> = scopes.iter().map(|scope| format!("&scope={scope}")).collect();
+    format!("{path}?service={service}{}", parameters.concat())
 }
 
 #[track_caller]
