@@ -1,16 +1,17 @@
 //! The whole-system cases: what there is, what they share, and how they are run and told.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use futures_util::future::LocalBoxFuture;
 use serde::{Deserialize, Serialize};
 
 use crate::cases;
 use crate::cluster::{ClusterWorld, demonstration};
-use crate::content::Images;
+use crate::content::{Image, Images};
 use crate::install::Programs;
 use crate::lab::{Lab, process};
 use crate::upstream::Upstream;
@@ -38,6 +39,30 @@ pub struct World {
     pub images: Images,
     /// The engines and tools, unpacked.
     pub programs: Programs,
+}
+
+impl World {
+    /// Asserts that the upstream sent every blob of `images` once and whole, and nothing to those whom `is_node` names.
+    pub fn sent_once<'i>(
+        &self,
+        images: impl IntoIterator<Item = &'i Image>,
+        is_node: impl Fn(IpAddr) -> bool,
+    ) -> Result<()> {
+        let counts = self.upstream.counts();
+        for image in images {
+            for (digest, size) in image.blobs()? {
+                let (gets, bytes) = (counts.gets(&digest), counts.bytes(&digest));
+                ensure!(
+                    gets == 1 && bytes == size,
+                    "the upstream sent {digest} of {} ({size} bytes) in {gets} answers, {bytes} bytes",
+                    image.name
+                );
+            }
+        }
+        let strangers: Vec<_> = counts.all().iter().filter(|asked| is_node(asked.client)).collect();
+        ensure!(strangers.is_empty(), "nodes reached the upstream: {strangers:?}");
+        Ok(())
+    }
 }
 
 /// The body of a case.

@@ -83,20 +83,7 @@ async fn remove_all(world: &World, engines: &[Engine]) -> Result<()> {
 }
 
 fn sent_once_and_only_to_the_cache(world: &World) -> Result<()> {
-    let counts = world.upstream.counts();
-    for image in world.images.all() {
-        for (digest, size) in image.blobs()? {
-            let (gets, bytes) = (counts.gets(&digest), counts.bytes(&digest));
-            ensure!(
-                gets == 1 && bytes == size,
-                "the upstream sent {digest} of {} ({size} bytes) in {gets} answers, {bytes} bytes",
-                image.name
-            );
-        }
-    }
-    let strangers: Vec<_> = counts.all().iter().filter(|asked| is_a_node(asked.client)).collect();
-    ensure!(strangers.is_empty(), "nodes reached the upstream: {strangers:?}");
-    Ok(())
+    world.sent_once(world.images.all(), is_a_node)
 }
 
 fn is_a_node(client: std::net::IpAddr) -> bool {

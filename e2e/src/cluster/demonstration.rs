@@ -110,20 +110,7 @@ pub async fn remove_workload(cluster: &Cluster) -> Result<()> {
 
 /// Asserts that the upstream sent every blob of the workload's images once, and nothing to a node.
 pub fn sent_once_and_not_to_nodes(ClusterWorld { world, cluster }: &ClusterWorld) -> Result<()> {
-    let counts = world.upstream.counts();
-    for image in [&world.images.nginx, &world.images.mysql] {
-        for (digest, size) in image.blobs()? {
-            let (gets, bytes) = (counts.gets(&digest), counts.bytes(&digest));
-            ensure!(
-                gets == 1 && bytes == size,
-                "the upstream sent {digest} of {} ({size} bytes) in {gets} answers, {bytes} bytes",
-                image.name
-            );
-        }
-    }
-    let strangers: Vec<_> = counts.all().iter().filter(|asked| cluster.is_node(asked.client)).collect();
-    ensure!(strangers.is_empty(), "nodes reached the upstream: {strangers:?}");
-    Ok(())
+    world.sent_once([&world.images.nginx, &world.images.mysql], |client| cluster.is_node(client))
 }
 
 /// Removes the images from the nodes, cuts the upstream off and runs the workload again; then the upstream is back.
