@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use serde_json::{Value, json};
 
-use super::{body::Body, client::Client, mark, report::Report, value};
+use super::{body::Body, client::Client, mark, pushes::Refused, report::Report, value};
 use crate::{
     causes::with_causes,
-    oci::{EndpointError, ErrorCode},
-    repository::Error,
+    oci::{EndpointError, ErrorCode, PushQueryError},
+    repository::{Error, PushError, hosted::policy::Forbidden},
+    store::uploads::UploadError,
     upstream,
 };
 
@@ -26,11 +28,24 @@ pub(super) struct ApiError {
     challenge: Option<String>,
     /// The methods that are offered, for a 405.
     allow: &'static str,
+    /// What a program may read of it.
+    detail: Value,
+    /// Further headers.
+    headers: HeaderMap,
 }
 
 impl ApiError {
     pub(super) fn new(code: ErrorCode, status: StatusCode, message: String) -> Self {
-        Self { code, status, message, retry_after: None, challenge: None, allow: "GET, HEAD" }
+        Self {
+            code,
+            status,
+            message,
+            retry_after: None,
+            challenge: None,
+            allow: "GET, HEAD",
+            detail: Value::Null,
+            headers: HeaderMap::new(),
+        }
     }
 
     /// With what the client is to do to log in.
@@ -52,12 +67,22 @@ impl ApiError {
         Self { retry_after: Some(wait.unwrap_or(ASK_AGAIN)), ..self }
     }
 
+    fn detail(self, detail: Value) -> Self {
+        Self { detail, ..self }
+    }
+
+    /// The same with these headers.
+    pub(super) fn with(self, headers: &HeaderMap) -> Self {
+        Self { headers: headers.clone(), ..self }
+    }
+
     /// The answer, in the form of the distribution spec ("Error Codes").
     pub(super) fn response(self, report: &mut Report) -> Response<Body> {
         report.error(&self.message);
-        let body = self.code.body(&self.message, serde_json::Value::Null);
+        let body = self.code.body(&self.message, self.detail);
         let mut response = Response::new(Body::bytes(body.into()));
         *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(wait) = self.retry_after {
@@ -123,6 +148,55 @@ fn of_upstream(source: &upstream::Error, message: String, client: Client) -> Api
         | Upstream::Protocol(_) => ApiError::new(ErrorCode::Unknown, StatusCode::BAD_GATEWAY, message),
         _ => ApiError::new(ErrorCode::Unavailable, StatusCode::SERVICE_UNAVAILABLE, message).retry_after(retry_after),
     }
+}
+
+impl ToApi for Refused<'_> {
+    fn to_api(&self, client: Client) -> ApiError {
+        let message = with_causes(self.error);
+        let of = |code: ErrorCode, status| ApiError::new(code, status, message.clone());
+        let bad = |code: ErrorCode| of(code, StatusCode::BAD_REQUEST);
+        match self.error {
+            PushError::Repository(error) => PullError { error: error.clone(), absent: self.absent }.to_api(client),
+            PushError::Forbidden { why: Forbidden::ReadOnly, .. } => {
+                of(ErrorCode::Unsupported, StatusCode::METHOD_NOT_ALLOWED)
+            }
+            PushError::Forbidden { why: Forbidden::ImmutableDeleted(_), .. } => {
+                of(ErrorCode::Denied, StatusCode::METHOD_NOT_ALLOWED)
+            }
+            PushError::Forbidden { .. } | PushError::TooManyReferrers(_) => {
+                of(ErrorCode::Denied, StatusCode::FORBIDDEN)
+            }
+            PushError::Query(PushQueryError::Tag(_) | PushQueryError::TooManyTags) | PushError::Manifest(_) => {
+                bad(ErrorCode::ManifestInvalid)
+            }
+            PushError::Query(_) | PushError::NoDigest | PushError::Mismatch { .. } => bad(ErrorCode::DigestInvalid),
+            PushError::ContentRange(_) => of(ErrorCode::RangeInvalid, StatusCode::RANGE_NOT_SATISFIABLE),
+            PushError::TooLarge => of(ErrorCode::SizeInvalid, StatusCode::PAYLOAD_TOO_LARGE),
+            PushError::Size { .. } => bad(ErrorCode::SizeInvalid),
+            PushError::BlobsUnknown { digests, .. } => {
+                bad(ErrorCode::ManifestBlobUnknown).detail(json!({ "digests": digests }))
+            }
+            PushError::NoSpace => of(ErrorCode::InsufficientStorage, StatusCode::INSUFFICIENT_STORAGE),
+            PushError::Upload(error) => of_upload(error, message),
+        }
+    }
+}
+
+fn of_upload(error: &UploadError, message: String) -> ApiError {
+    let (code, status) = match error {
+        UploadError::Unknown => (ErrorCode::BlobUploadUnknown, StatusCode::NOT_FOUND),
+        UploadError::Busy => (ErrorCode::BlobUploadInvalid, StatusCode::CONFLICT),
+        UploadError::OutOfOrder(_) => (ErrorCode::RangeInvalid, StatusCode::RANGE_NOT_SATISFIABLE),
+        UploadError::Length { .. } => (ErrorCode::SizeInvalid, StatusCode::BAD_REQUEST),
+        UploadError::Body(_) => (ErrorCode::BlobUploadInvalid, StatusCode::BAD_REQUEST),
+        UploadError::Stalled(_) => (ErrorCode::BlobUploadInvalid, StatusCode::REQUEST_TIMEOUT),
+        UploadError::Mismatch { .. } => (ErrorCode::DigestInvalid, StatusCode::BAD_REQUEST),
+        UploadError::NoSpace(_) => (ErrorCode::InsufficientStorage, StatusCode::INSUFFICIENT_STORAGE),
+        UploadError::TooMany => (ErrorCode::TooManyRequests, StatusCode::TOO_MANY_REQUESTS),
+        UploadError::Io(_) => (ErrorCode::Unknown, StatusCode::INTERNAL_SERVER_ERROR),
+    };
+    let api = ApiError::new(code, status, message);
+    if matches!(error, UploadError::TooMany) { api.retry_after(None) } else { api }
 }
 
 #[cfg(test)]

@@ -206,17 +206,19 @@ impl Admitted<'_> {
         may(permissions, &target(repository), self.user.as_ref(), Action::Pull, Some(&repository.named(image)))
     }
 
-    #[expect(dead_code, reason = "mounts ask it, once hosted repositories take pushes")]
-    /// The repository and the image that the client calls `name` on the way by which it came, if it may pull that; for `from` of
-    /// a mount. A token must be for it too.
-    pub(super) fn pulled_from(&self, name: &str) -> Option<(Repository, ImageName)> {
-        let (repository, image) = meant(self.current, service(self.route), name)?;
-        let known = repository.named(&image);
-        let services = [service(self.route)];
-        let asked = Asked { action: Action::Pull, image: Some(&known), written: Some(name), services: &services };
-        let permissions = &self.current.settings.server.auth.permissions;
-        let verdict = judge(permissions, &target(repository), &self.caller, &asked);
-        (verdict == Verdict::Allow).then(|| (repository.clone(), image))
+    /// What the client may mean by `name` in `from` of a mount, as far as it may pull that: what it calls so on the way by which
+    /// it came, or `<repository>/<image>`. A token must be for it too.
+    pub(super) fn pulled_from(&self, name: &str) -> impl Iterator<Item = (Repository, ImageName)> {
+        let here = meant(self.current, service(self.route), name);
+        let elsewhere = meant(self.current, SHARED_SERVICE, name).filter(|_| !self.route.shared);
+        here.into_iter().chain(elsewhere).filter_map(|(repository, image)| {
+            let known = repository.named(&image);
+            let services = [service(self.route)];
+            let asked = Asked { action: Action::Pull, image: Some(&known), written: Some(name), services: &services };
+            let permissions = &self.current.settings.server.auth.permissions;
+            let verdict = judge(permissions, &target(repository), &self.caller, &asked);
+            (verdict == Verdict::Allow).then(|| (repository.clone(), image))
+        })
     }
 }
 

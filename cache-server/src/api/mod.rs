@@ -1,5 +1,5 @@
 //! Requests and answers: the only place that speaks HTTP to clients. Read in this order: [`client`], [`request`], [`origin`], [`gate`], [`token`], [`manifests`],
-//! [`blobs`], [`lists`], [`canary`], [`error`], [`body`], [`blob_stream`], [`report`], [`pages`], [`status`].
+//! [`blobs`], [`lists`], [`pushes`], [`canary`], [`error`], [`body`], [`blob_stream`], [`report`], [`pages`], [`status`].
 //! Calls `routing`, then `access` (at one place, [`gate`]), then `repository`. May import everything but `settings` files.
 
 pub mod blob_stream;
@@ -13,6 +13,7 @@ mod lists;
 mod manifests;
 mod origin;
 pub mod pages;
+mod pushes;
 mod report;
 mod request;
 pub mod status;
@@ -38,6 +39,7 @@ use client::Client;
 use error::{ApiError, PullError, ToApi};
 use gate::Gate;
 use origin::Origin;
+use pushes::Pushing;
 use report::Report;
 use request::Pull;
 
@@ -168,7 +170,11 @@ impl Api {
             _ => Some(gate.admit(route, repository, action, endpoint.image(), report).await?),
         };
         let client = Client::of(request, route);
-        let want = request::want(request.method(), &endpoint)?;
+        if let (Some(admitted), true) = (&admitted, action != Action::Pull) {
+            let pushing = Pushing { gate, admitted, hosted: pushes::target(repository)?, route, client, request, body };
+            return pushing.answer(&endpoint, report).await;
+        }
+        let want = request::want(request.method())?;
         let pull = Pull {
             connection,
             uri: request.uri(),
@@ -204,8 +210,7 @@ impl Api {
                 report.kind("referrers", digest.as_str());
                 lists::referrers(repository, &asking, image, digest, artifact_type.as_deref(), report).await
             }
-            Endpoint::Uploads { .. } => return Err(ApiError::read_only(&route.repository, request.method())),
-            Endpoint::Unknown => return Err(ApiError::unknown_path(request.uri().path())),
+            Endpoint::Uploads { .. } | Endpoint::Unknown => return Err(ApiError::unknown_path(request.uri().path())),
         };
         answered.map_err(|error| error.to_api(client))
     }

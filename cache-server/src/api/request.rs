@@ -67,16 +67,13 @@ pub(super) fn action(method: &Method, endpoint: &Endpoint) -> Action {
     }
 }
 
-/// GET and HEAD; everything else is refused with what to do instead.
-pub(super) fn want(method: &Method, endpoint: &Endpoint) -> Result<Want, ApiError> {
+/// GET and HEAD; everything else is refused.
+pub(super) fn want(method: &Method) -> Result<Want, ApiError> {
     match *method {
         Method::GET => Ok(Want::Content),
         Method::HEAD => Ok(Want::Head),
-        // An upload says more about itself than that the method is not allowed.
-        _ if matches!(endpoint, Endpoint::Uploads { .. }) => Ok(Want::Content),
         _ => {
-            let message =
-                format!("{method} is not offered here: a mirror serves what its upstream has; push to the upstream");
+            let message = format!("{method} is not offered here");
             Err(ApiError::new(ErrorCode::Unsupported, StatusCode::METHOD_NOT_ALLOWED, message))
         }
     }

@@ -38,6 +38,8 @@ pub enum ErrorCode {
     Denied,
     /// The operation is not offered.
     Unsupported,
+    /// What was sent cannot be kept: there is no space. (An extension.)
+    InsufficientStorage,
     /// Too many requests.
     TooManyRequests,
     /// Nobody can be asked at the moment. (An extension, as Distribution names it.)
@@ -48,7 +50,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::BlobUnknown,
         Self::BlobUploadInvalid,
         Self::BlobUploadUnknown,
@@ -64,6 +66,7 @@ impl ErrorCode {
         Self::Unauthorized,
         Self::Denied,
         Self::Unsupported,
+        Self::InsufficientStorage,
         Self::TooManyRequests,
         Self::Unavailable,
         Self::Unknown,
@@ -88,6 +91,7 @@ impl ErrorCode {
             Self::Unauthorized => "UNAUTHORIZED",
             Self::Denied => "DENIED",
             Self::Unsupported => "UNSUPPORTED",
+            Self::InsufficientStorage => "INSUFFICIENT_STORAGE",
             Self::TooManyRequests => "TOOMANYREQUESTS",
             Self::Unavailable => "UNAVAILABLE",
             Self::Unknown => "UNKNOWN",
@@ -113,6 +117,7 @@ impl ErrorCode {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Denied => StatusCode::FORBIDDEN,
             Self::Unsupported => StatusCode::METHOD_NOT_ALLOWED,
+            Self::InsufficientStorage => StatusCode::INSUFFICIENT_STORAGE,
             Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unknown => StatusCode::INTERNAL_SERVER_ERROR,

@@ -136,6 +136,120 @@ impl Manifest {
     }
 }
 
+/// A manifest that a client pushes: read strictly, since what is wrong in it would be wrong for everyone who pulls it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PushedManifest {
+    /// What it is; both its `Content-Type` and its own `mediaType` say so, where they say anything.
+    pub media_type: MediaType,
+    /// The blobs that must be there before it: config and layers, but for layers whose bytes stay with their owner.
+    pub required: Vec<Descriptor>,
+    /// Everything that it points to but its subject. The entries of an index may be absent.
+    pub references: Vec<Digest>,
+    /// The manifest that it says something about, which may be absent.
+    pub subject: Option<Descriptor>,
+    /// What kind of artifact it is: `artifactType`, else the media type of its config.
+    pub artifact_type: Option<String>,
+    /// Its own annotations.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Why a pushed manifest is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum PushedManifestError {
+    /// It is none.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// Docker's schema 1.
+    #[error(
+        "image manifests of Docker's schema 1 are not taken: push with a client that writes schema 2 or OCI manifests"
+    )]
+    Schema1,
+    /// Not version 2.
+    #[error("a manifest must have schemaVersion 2")]
+    SchemaVersion,
+    /// Neither the request nor the document says what it is.
+    #[error("a manifest must say its media type, in Content-Type or in mediaType")]
+    NoMediaType,
+    /// The request and the document disagree.
+    #[error("Content-Type says {header} and mediaType says {document}: they must be the same")]
+    MediaTypes {
+        /// The `Content-Type`.
+        header: MediaType,
+        /// The `mediaType`.
+        document: MediaType,
+    },
+    /// No type that is taken.
+    #[error("{0} is not taken as a manifest; OCI image manifests and indexes are, and Docker's of schema 2")]
+    UnknownMediaType(MediaType),
+    /// An image without config, or with entries of an index, and the other way round.
+    #[error("a manifest of type {media_type} must {must}")]
+    Shape {
+        /// What it says it is.
+        media_type: MediaType,
+        /// What it lacks.
+        must: &'static str,
+    },
+    /// A descriptor without digest or size, or with a digest that cannot be verified.
+    #[error("every descriptor must have a digest of sha256 or sha512 and a size; that of {0} has not")]
+    Descriptor(String),
+}
+
+impl PushedManifest {
+    /// Reads a manifest that came with this `Content-Type`. The caller bounds the length of `bytes`.
+    pub fn parse(bytes: &[u8], content_type: Option<&MediaType>) -> Result<Self, PushedManifestError> {
+        // What nobody may be handed, nobody may push.
+        let manifest = Manifest::parse(bytes)?;
+        let raw: RawManifest = serde_json::from_slice(bytes).map_err(ManifestError::NotAManifest)?;
+        let schema1 = [MediaType::DOCKER_SCHEMA1, MediaType::DOCKER_SCHEMA1_SIGNED];
+        if raw.schema_version == Some(1) || content_type.is_some_and(|it| schema1.contains(it)) {
+            return Err(PushedManifestError::Schema1);
+        }
+        if raw.schema_version != Some(2) {
+            return Err(PushedManifestError::SchemaVersion);
+        }
+        let media_type = match (content_type, &manifest.media_type) {
+            (Some(header), Some(document)) if header != document => {
+                return Err(PushedManifestError::MediaTypes { header: header.clone(), document: document.clone() });
+            }
+            (Some(it), _) | (None, Some(it)) => it.clone(),
+            (None, None) => return Err(PushedManifestError::NoMediaType),
+        };
+        let must = |must| PushedManifestError::Shape { media_type: media_type.clone(), must };
+        let is_image = raw.config.is_some() || raw.layers.seen > 0;
+        let is_index = raw.manifests.seen > 0;
+        if media_type.is_index() {
+            if is_image {
+                return Err(must("have manifests, not config and layers"));
+            }
+        } else if [MediaType::OCI_MANIFEST, MediaType::DOCKER_MANIFEST].contains(&media_type) {
+            if is_index || raw.config.is_none() {
+                return Err(must("have a config and layers, not manifests"));
+            }
+        } else {
+            return Err(PushedManifestError::UnknownMediaType(media_type));
+        }
+        let strict = |raw: RawDescriptor, is_manifest: bool| {
+            let named = raw.digest.clone().unwrap_or_else(|| "no digest".to_owned());
+            let checked = raw.check(is_manifest).filter(|descriptor| descriptor.size.is_some());
+            checked.ok_or(PushedManifestError::Descriptor(named))
+        };
+        let blobs = raw.config.into_iter().chain(raw.layers.kept);
+        let mut required = blobs.map(|blob| strict(blob, false)).collect::<Result<Vec<_>, _>>()?;
+        let entries = raw.manifests.kept.into_iter().map(|entry| strict(entry, true)).collect::<Result<Vec<_>, _>>()?;
+        let subject = raw.subject.map(|subject| strict(subject, true)).transpose()?;
+        let references = required.iter().chain(&entries).map(|descriptor| descriptor.digest.clone()).collect();
+        required.retain(|blob| !blob.media_type.is_foreign_layer());
+        Ok(Self {
+            media_type,
+            required,
+            references,
+            subject,
+            artifact_type: manifest.artifact_type,
+            annotations: manifest.annotations,
+        })
+    }
+}
+
 /// The image index that answers a request for referrers.
 #[must_use]
 pub fn index_of(referrers: Vec<Descriptor>) -> Vec<u8> {
@@ -404,5 +518,67 @@ mod tests {
             is_manifest: true,
         }];
         assert_eq!(Manifest::parse(&index_of(referrers.clone())).unwrap().descriptors(), referrers);
+    }
+
+    fn push(document: &Value, content_type: Option<&str>) -> Result<PushedManifest, String> {
+        let content_type = content_type.map(|text| text.parse().unwrap());
+        PushedManifest::parse(document.to_string().as_bytes(), content_type.as_ref()).map_err(|error| error.to_string())
+    }
+
+    fn pushable() -> Value {
+        let mut document = image();
+        document["layers"][1]["digest"] = json!(digest('d'));
+        document["layers"][1]["mediaType"] = json!("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip");
+        document
+    }
+
+    #[test]
+    fn a_pushed_image_needs_its_config_and_the_layers_that_may_be_handed_out() {
+        let pushed = push(&pushable(), Some("application/vnd.oci.image.manifest.v1+json")).unwrap();
+        let required: Vec<_> = pushed.required.iter().map(|blob| blob.digest.to_string()).collect();
+        assert_eq!(required, [digest('a'), digest('b')]);
+        assert_eq!(pushed.references.len(), 3);
+        assert_eq!(pushed.subject.map(|subject| subject.digest.to_string()), Some(digest('c')));
+        assert_eq!(pushed.artifact_type.as_deref(), Some("application/vnd.oci.image.config.v1+json"));
+        assert_eq!(push(&pushable(), None).unwrap().media_type, MediaType::OCI_MANIFEST);
+    }
+
+    #[test]
+    fn a_pushed_index_may_be_sparse() {
+        let index = json!({
+            "schemaVersion": 2,
+            "mediaType": MediaType::OCI_INDEX,
+            "manifests": [{"mediaType": MediaType::OCI_MANIFEST, "digest": digest('a'), "size": 5}],
+        });
+        let pushed = push(&index, None).unwrap();
+        assert!(pushed.required.is_empty());
+        assert_eq!(pushed.references.len(), 1);
+    }
+
+    #[test]
+    fn what_is_wrong_in_a_manifest_is_refused_before_anyone_pulls_it() {
+        let with = |path: &str, value: Value| {
+            let mut document = pushable();
+            *document.pointer_mut(path).unwrap() = value;
+            document
+        };
+        let unsized_config = json!({"mediaType": "a/b", "digest": digest('a')});
+        for (document, content_type, says) in [
+            (pushable(), Some("application/vnd.oci.image.index.v1+json"), "must be the same"),
+            (with("/schemaVersion", json!(1)), None, "schema 1"),
+            (with("/schemaVersion", json!(3)), None, "schemaVersion 2"),
+            (with("/mediaType", json!("application/json")), None, "not taken as a manifest"),
+            (with("/mediaType", Value::Null), None, "must say its media type"),
+            (with("/mediaType", json!(MediaType::OCI_INDEX)), None, "must have manifests"),
+            (with("/config", Value::Null), None, "must have a config"),
+            (with("/config", unsized_config), None, "must have a digest"),
+            (with("/layers/0/digest", json!("blake3:00")), None, "must have a digest"),
+            (with("/layers/0/size", json!(-1)), None, "must have a digest"),
+            (json!({"schemaVersion": 2, "manifests": [], "config": {}, "layers": [{}], "x": 1}), None, "media type"),
+        ] {
+            let refused = push(&document, content_type).unwrap_err();
+            assert!(refused.contains(says), "{refused}");
+        }
+        assert!(PushedManifest::parse(b"[]", None).is_err());
     }
 }

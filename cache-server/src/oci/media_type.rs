@@ -56,6 +56,13 @@ impl MediaType {
         [Self::OCI_INDEX, Self::DOCKER_LIST].contains(self)
     }
 
+    /// Whether it is a layer whose bytes stay with their owner: nobody pushes it.
+    #[must_use]
+    pub fn is_foreign_layer(&self) -> bool {
+        self.0.starts_with("application/vnd.oci.image.layer.nondistributable.v1.tar")
+            || self.0.starts_with("application/vnd.docker.image.rootfs.foreign.diff.tar")
+    }
+
     /// Whether content of this type is asked for under `/manifests/` (everything else is a blob).
     #[must_use]
     pub fn is_manifest_like(&self) -> bool {

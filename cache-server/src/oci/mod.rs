@@ -11,13 +11,15 @@ pub mod range;
 pub mod manifest;
 pub mod error_code;
 pub mod endpoint;
+pub mod push;
 
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error_code::ErrorCode;
 pub use image_name::{ImageName, ImageNameError};
-pub use manifest::{Descriptor, Manifest, ManifestError};
+pub use manifest::{Descriptor, Manifest, ManifestError, PushedManifest, PushedManifestError};
 pub use media_type::{MediaType, MediaTypeError};
+pub use push::{ChunkRange, ManifestQuery, PushQueryError, UploadQuery};
 pub use range::{RangeRequest, Ranged};
 pub use reference::{Reference, ReferenceError};
 pub use tag::{Tag, TagError};

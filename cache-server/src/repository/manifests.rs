@@ -272,6 +272,7 @@ impl Mirror {
             Error::WrongContent { what, registry, source: WrongContent::Manifest(Arc::new(source)) }
         })?;
         let record = ManifestRecord {
+            subject: None,
             media_type: fetched.media_type.clone(),
             size: fetched.bytes.len() as u64,
             references: manifest.descriptors().iter().map(|descriptor| descriptor.digest.clone()).collect(),

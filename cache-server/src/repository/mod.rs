@@ -15,7 +15,7 @@ pub mod mirror;
 pub use blobs::{BlobAnswer, BlobContent, BlobRequest};
 pub use error::Error;
 pub use group::Group;
-pub use hosted::Hosted;
+pub use hosted::{Hosted, push::PushError};
 pub use manifests::ManifestAnswer;
 pub use mirror::Mirror;
 

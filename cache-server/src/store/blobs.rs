@@ -31,6 +31,9 @@ pub(super) struct Blobs {
     /// Files that proved right in this process.
     open: Cache<Digest, Arc<Verified>>,
     small: Cache<Digest, Bytes, ByLength>,
+    /// Blobs that are being linked by a push, and since when: the sweep, which may have looked before the link was written,
+    /// leaves them alone. Set under the digest's entry in `growing`, under which the sweep removes.
+    pub(super) pinned: DashMap<Digest, Instant>,
     /// Blobs whose transfer broke off for good in mid-stream, and when.
     pub(super) broken: Cache<Digest, Instant>,
 }
@@ -48,6 +51,7 @@ impl Default for Blobs {
     fn default() -> Self {
         Self {
             growing: DashMap::new(),
+            pinned: DashMap::new(),
             open: Cache::new(OPEN_FILES),
             small: Cache::with_weighter(4096, MEMORY, ByLength),
             broken: Cache::new(1024),
@@ -202,6 +206,37 @@ impl Store {
             Ok(())
         })
         .await
+    }
+
+    /// Keeps the sweep from a blob until its link is written.
+    pub(super) fn pin(&self, digest: &Digest) {
+        let _locked = self.blobs.growing.entry(digest.clone());
+        self.blobs.pinned.insert(digest.clone(), Instant::now());
+    }
+
+    /// Stores a small blob, whole, so that no power cut takes it away. The bytes must hash to `digest`. What was there before is
+    /// replaced: it may have been damaged.
+    pub(super) fn put_durably(&self, digest: &Digest, bytes: &Bytes) -> io::Result<()> {
+        self.pin(digest);
+        let path = self.layout.blob(digest);
+        let before = path.metadata().map_or(0, |metadata| metadata.len());
+        super::files::write_durably(&path, bytes)?;
+        self.usage.added(bytes.len() as u64);
+        self.usage.removed(before);
+        self.keep_small(digest, bytes.clone());
+        self.wake_sweep_if_full();
+        Ok(())
+    }
+
+    /// Has a stored blob on the disk, for one who is going to link it, and says its size; nothing when it is not stored.
+    pub(super) fn hold(&self, digest: &Digest) -> io::Result<Option<u64>> {
+        self.pin(digest);
+        let Some((file, metadata)) = self.open_file(digest)? else { return Ok(None) };
+        file.sync_data()?;
+        if let Some(folder) = self.layout.blob(digest).parent() {
+            super::files::sync_folder(folder)?;
+        }
+        Ok(Some(metadata.len()))
     }
 
     /// A small blob from memory or disk, whole and right; nothing when it is missing or damaged (then it is put aside).

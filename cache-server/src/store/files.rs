@@ -15,17 +15,63 @@ const TOUCH_EVERY: Duration = Duration::from_hours(1);
 
 /// Writes a file so that a reader sees the old content or the new, never a part. Parent folders are made.
 pub(super) fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
+    replace(path, |file| file.write_all(content))
+}
+
+/// The same, and when it returns, no power cut takes it away.
+pub(super) fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    create_durably(folder)?;
+    replace(path, |file| {
+        file.write_all(content)?;
+        file.sync_all()
+    })?;
+    sync_folder(folder)
+}
+
+fn replace(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     let unique = COUNTER.fetch_add(1, Ordering::Relaxed);
     let temporary = folder.join(format!(".new-{}-{unique}", std::process::id()));
     let mut file = create_in(folder, &temporary)?;
-    let written = file.write_all(content).and_then(|()| std::fs::rename(&temporary, path));
+    let written = write(&mut file).and_then(|()| std::fs::rename(&temporary, path));
     if written.is_err() {
         // The original error says more than a failure to clean up would.
         let _ = std::fs::remove_file(&temporary);
     }
     written
+}
+
+/// Makes a folder and those above it, each on the disk before what lies in it.
+pub(super) fn create_durably(folder: &Path) -> io::Result<()> {
+    let parent = folder.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    match std::fs::create_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            create_durably(parent)?;
+            create_durably(folder)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => sync_folder(parent),
+    }
+}
+
+/// Has the names in a folder on the disk.
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// Removes a file so that no power cut brings it back; says whether it was there.
+pub(super) fn remove_durably(path: &Path) -> io::Result<bool> {
+    match std::fs::remove_file(path) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+        Err(error) => Err(error),
+        Ok(()) => {
+            sync_folder(path.parent().ok_or(io::ErrorKind::InvalidInput)?)?;
+            Ok(true)
+        }
+    }
 }
 
 fn create_in(folder: &Path, path: &Path) -> io::Result<File> {
@@ -79,5 +125,25 @@ pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_durably_is_there_whole_in_folders_that_were_not() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a/b/c");
+        write_durably(&path, b"one").unwrap();
+        write_durably(&path, b"two").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        assert_eq!(std::fs::read_dir(root.path().join("a/b")).unwrap().count(), 1);
+        assert!(remove_durably(&path).unwrap());
+        assert!(!remove_durably(&path).unwrap());
+        assert!(!remove_durably(&root.path().join("x/y")).unwrap());
     }
 }

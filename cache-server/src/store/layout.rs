@@ -31,7 +31,7 @@ impl Layout {
     /// The folders that must exist before anything else.
     #[must_use]
     pub fn folders(&self) -> Vec<PathBuf> {
-        vec![self.blobs(), self.repositories(), self.partials(), self.trash()]
+        vec![self.blobs(), self.repositories(), self.partials(), self.uploads(), self.trash()]
     }
 
     /// The file whose lock says that a process has the store.
@@ -56,6 +56,12 @@ impl Layout {
     #[must_use]
     pub fn partials(&self) -> PathBuf {
         self.root.join("partial")
+    }
+
+    /// Uploads that are under way.
+    #[must_use]
+    pub fn uploads(&self) -> PathBuf {
+        self.root.join("uploads")
     }
 
     /// What is on its way out.
@@ -115,6 +121,12 @@ impl TreeLayout {
         self.root.join("_identity")
     }
 
+    /// The file that says that the content was pushed: nothing of it goes but by its own retention.
+    #[must_use]
+    pub fn pushed(&self) -> PathBuf {
+        self.root.join("_pushed")
+    }
+
     /// All blob links.
     #[must_use]
     pub fn links(&self) -> PathBuf {
@@ -125,6 +137,18 @@ impl TreeLayout {
     #[must_use]
     pub fn link(&self, digest: &Digest) -> PathBuf {
         self.links().join(fanned(digest))
+    }
+
+    /// The links to the blobs of an image.
+    #[must_use]
+    pub fn image_blobs(&self, image: &ImageName) -> PathBuf {
+        self.root.join(image.as_str()).join("_blobs")
+    }
+
+    /// The link to a blob of an image.
+    #[must_use]
+    pub fn image_blob(&self, image: &ImageName, digest: &Digest) -> PathBuf {
+        self.image_blobs(image).join(fanned(digest))
     }
 
     /// The manifests of an image.

@@ -3,17 +3,20 @@
 //! ```text
 //! blobs/<alg>/<2>/<hex>                          immutable, written by rename only
 //! repositories/<repository>/_identity            whose content this tree is
+//! repositories/<repository>/_pushed              that it was pushed: nothing goes but by its own retention
 //! repositories/<repository>/_links/<alg>/<2>/<hex>    blobs this repository may hand out
 //! repositories/<repository>/<image>/_links/<alg>/<hex>   manifests of the image
+//! repositories/<repository>/<image>/_blobs/<alg>/<2>/<hex>   blobs of an image of a hosted repository
 //! repositories/<repository>/<image>/_tags/<tag>
 //! repositories/<repository>/<image>/_referrers/<alg>/<hex>
 //! partial/<alg>-<hex>                            running fills, and those that can be resumed
+//! uploads/<id>/{state,data}                      pushes of blobs that are under way
 //! trash/                                         on its way out
 //! trial                                          there for a moment, to find out whether writing works
 //! ```
 //!
 //! Read in this order: [`layout`], [`record`], [`blobs`], [`growing`], [`download`], [`fill`], [`verification`],
-//! [`through`], [`tree`], [`usage`], [`trouble`], [`eviction`], [`sweep`]. May import `oci`; does not know upstreams: what a fill downloads
+//! [`through`], [`tree`], [`pushed`], [`uploads`], [`usage`], [`trouble`], [`eviction`], [`sweep`]. May import `oci`; does not know upstreams: what a fill downloads
 //! from is a [`download::Source`].
 
 pub mod blobs;
@@ -23,10 +26,12 @@ mod files;
 pub mod fill;
 pub mod growing;
 pub mod layout;
+pub mod pushed;
 pub mod record;
 mod sweep;
 pub mod through;
 pub mod tree;
+pub mod uploads;
 mod trouble;
 mod usage;
 mod verification;
@@ -40,6 +45,7 @@ use blobs::Blobs;
 use layout::Layout;
 use tree::{Tree, Trees};
 use trouble::Trouble;
+use uploads::Uploads;
 use usage::Usage;
 
 /// The last bytes of a blob, which are handed out only after the whole has proved to hash to its digest.
@@ -86,6 +92,7 @@ pub struct Store {
     layout: Layout,
     blobs: Blobs,
     trees: Trees,
+    uploads: Uploads,
     usage: Usage,
     trouble: Trouble,
     observer: Arc<dyn Observer>,
@@ -108,6 +115,7 @@ impl Store {
         Ok(Arc::new(Self {
             blobs: Blobs::default(),
             trees: Trees::default(),
+            uploads: Uploads::default(),
             usage: Usage::default(),
             trouble: Trouble::default(),
             layout,

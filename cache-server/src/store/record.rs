@@ -23,6 +23,9 @@ pub struct ManifestRecord {
     pub size: u64,
     /// The digests it points to; used as long as it is used.
     pub references: Vec<Digest>,
+    /// The manifest of a hosted image that it says something about; it is used as long as that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Digest>,
 }
 
 /// What a tag pointed to when the upstream was last heard.

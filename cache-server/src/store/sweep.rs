@@ -10,6 +10,7 @@ use std::{
 };
 
 use dashmap::Entry;
+use serde::de::DeserializeOwned;
 
 use super::{
     Store, blocking,
@@ -18,6 +19,7 @@ use super::{
     layout::TreeLayout,
     record::{LinkRecord, ManifestRecord, TagRecord, millis},
     tree::Tree,
+    uploads::UploadId,
 };
 use crate::oci::{Digest, ImageName, Tag};
 
@@ -26,6 +28,15 @@ const GRACE: Duration = Duration::from_mins(10);
 
 /// A partial file that nobody resumed for this long goes.
 const PARTIAL_KEPT: Duration = Duration::from_hours(1);
+
+/// A blob that was pushed and that no manifest of its image points to is kept for this long: the manifest may be on its way.
+const PUSHED_GRACE: Duration = Duration::from_hours(24);
+
+/// An upload that nobody touched for this long goes.
+const UPLOAD_KEPT: Duration = Duration::from_hours(24);
+
+/// Within this time a blob that was pinned has its link.
+const PINNED: Duration = Duration::from_mins(10);
 
 /// A damaged blob is kept this long, to be looked at.
 const DAMAGED_KEPT: Duration = Duration::from_hours(24);
@@ -101,7 +112,7 @@ impl Store {
     fn count(&self) {
         let started = SystemTime::now();
         let mut bytes = 0;
-        for folder in [self.layout.blobs(), self.layout.partials()] {
+        for folder in [self.layout.blobs(), self.layout.partials(), self.layout.uploads()] {
             walk(&folder, &mut |entry| {
                 if let Ok(metadata) = entry.metadata()
                     && metadata.modified().is_ok_and(|modified| modified < started)
@@ -117,11 +128,18 @@ impl Store {
     fn sweep_now(&self, free: u64) -> u64 {
         let now = SystemTime::now();
         self.empty_trash(now);
-        let mut freed = self.remove_old_partials(now);
+        let mut freed = self.remove_old_partials(now) + self.remove_old_uploads(now);
+        // Before the inventory is taken: what is not pinned any more has its link by then.
+        self.blobs.pinned.retain(|_, since| since.elapsed() < PINNED);
         let inventory = Inventory::take(self, now);
+        if !inventory.complete {
+            tracing::warn!("the store could not be read whole; nothing that may be in use is removed until it can be");
+            return freed;
+        }
         freed += self.remove_orphans(&inventory, now);
         let items: Vec<Item> = inventory.places.iter().map(|place| place.item.clone()).collect();
-        let going = eviction::plan(&items, &inventory.limits, free.saturating_sub(freed));
+        let mut going = inventory.pushed_that_goes(&items, now);
+        going.extend(eviction::plan(&items, &inventory.limits, free.saturating_sub(freed)));
         let mut links: HashMap<&Digest, usize> = HashMap::new();
         for item in &items {
             *links.entry(&item.digest).or_default() += 1;
@@ -173,6 +191,19 @@ impl Store {
         freed
     }
 
+    fn remove_old_uploads(&self, now: SystemTime) -> u64 {
+        let mut freed = 0;
+        for entry in entries(&self.layout.uploads()) {
+            let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<UploadId>().ok()) else { continue };
+            let data = std::fs::metadata(entry.path().join("data")).and_then(|data| data.modified());
+            let touched = data.or_else(|_| entry.metadata().and_then(|folder| folder.modified()));
+            if touched.is_ok_and(|touched| now.duration_since(touched).is_ok_and(|since| since >= UPLOAD_KEPT)) {
+                freed += self.remove_idle_upload(&id);
+            }
+        }
+        freed
+    }
+
     fn remove_orphans(&self, inventory: &Inventory, now: SystemTime) -> u64 {
         let linked: HashSet<&Digest> = inventory.places.iter().map(|place| &place.item.digest).collect();
         let mut orphans = Vec::new();
@@ -192,6 +223,9 @@ impl Store {
         let size = match self.blobs.growing.entry(digest.clone()) {
             Entry::Occupied(_) => return 0,
             Entry::Vacant(_locked) => {
+                if self.blobs.pinned.contains_key(digest) {
+                    return 0;
+                }
                 self.forget_blob(digest);
                 let size = path.metadata().map_or(0, |metadata| metadata.len());
                 if std::fs::rename(&path, &aside).is_err() {
@@ -213,6 +247,10 @@ struct Inventory {
     places: Vec<Place>,
     limits: Vec<Limits>,
     trees: Vec<(TreeLayout, Option<Arc<Tree>>)>,
+    /// How many images of hosted repositories there are.
+    images: usize,
+    /// Whether all could be read. A record that could not may be the only one that keeps what was pushed.
+    complete: bool,
 }
 
 /// Where an item is recorded.
@@ -224,68 +262,127 @@ struct Place {
 
 impl Inventory {
     fn take(store: &Store, now: SystemTime) -> Self {
-        let mut inventory = Self { places: Vec::new(), limits: Vec::new(), trees: Vec::new() };
-        for entry in entries(&store.layout.repositories()) {
+        let mut inventory =
+            Self { places: Vec::new(), limits: Vec::new(), trees: Vec::new(), images: 0, complete: true };
+        for entry in inventory.entries(&store.layout.repositories()) {
             let tree = store.trees.at(&entry.path());
             let retention = tree.as_ref().map(|tree| tree.retention()).unwrap_or_default();
             inventory.limits.push(Limits {
                 max_size: retention.max_size,
                 used_since: retention.unused_for.and_then(|age| now.checked_sub(age)).map(millis),
+                pushed: !matches!(TreeLayout::new(entry.path()).pushed().try_exists(), Ok(false)),
             });
             let layout = tree.as_ref().map_or_else(|| TreeLayout::new(entry.path()), |tree| tree.layout().clone());
+            let links = layout.links();
             inventory.trees.push((layout, tree));
-            inventory.add_links(store, inventory.trees.len() - 1);
-            inventory.add_images(&entry.path(), inventory.trees.len() - 1);
+            inventory.add_links(store, &links, inventory.trees.len() - 1, None);
+            inventory.add_images(store, &entry.path(), inventory.trees.len() - 1);
         }
         inventory
     }
 
-    fn add_links(&mut self, store: &Store, repository: usize) {
-        let folder = self.trees[repository].0.links();
-        walk_digests(&folder, &mut |digest, entry| {
-            let path = entry.path();
-            let Ok(Some((record, used))) = files::read_record::<LinkRecord>(&path) else { return };
+    /// The entries of a folder. One that cannot be read leaves the inventory incomplete.
+    fn entries(&mut self, folder: &Path) -> Vec<DirEntry> {
+        let read = std::fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        read.unwrap_or_else(|error| {
+            if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) {
+                tracing::warn!(path = %folder.display(), %error, "failed to read a folder of the store");
+                self.complete = false;
+            }
+            Vec::new()
+        })
+    }
+
+    /// A record. One that cannot be read leaves the inventory incomplete, unless an upstream can say it again.
+    fn record<T: DeserializeOwned>(&mut self, path: &Path, repository: usize) -> Option<(T, SystemTime)> {
+        match files::read_record(path) {
+            Ok(Some(read)) => return Some(read),
+            // It may have gone meanwhile.
+            Ok(None) if !self.limits[repository].pushed || matches!(path.try_exists(), Ok(false)) => {}
+            Ok(None) => self.complete = false,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "failed to read a record of the store");
+                self.complete = false;
+            }
+        }
+        None
+    }
+
+    /// The links below a folder `<alg>/<2>/<hex>`.
+    fn add_links(&mut self, store: &Store, folder: &Path, repository: usize, image: Option<&ImageName>) {
+        let mut found = Vec::new();
+        for algorithm in self.entries(folder) {
+            for fan in self.entries(&algorithm.path()) {
+                let links = self.entries(&fan.path());
+                found.extend(links.iter().filter_map(|entry| Some((digest_of(&algorithm, entry)?, entry.path()))));
+            }
+        }
+        for (digest, path) in found {
+            let Some((record, used)) = self.record::<LinkRecord>(&path, repository) else { continue };
             let size = record.size.or_else(|| Some(store.layout.blob(&digest).metadata().ok()?.len()));
             let item = Item {
                 repository,
+                image: self.images,
                 manifest: false,
                 digest,
                 size: size.unwrap_or_default(),
                 used: millis(used),
                 references: Vec::new(),
+                subject: None,
             };
-            self.places.push(Place { item, image: None, path });
-        });
+            self.places.push(Place { item, image: image.cloned(), path });
+        }
     }
 
-    fn add_images(&mut self, folder: &Path, repository: usize) {
-        for entry in entries(folder) {
+    fn add_images(&mut self, store: &Store, folder: &Path, repository: usize) {
+        for entry in self.entries(folder) {
             let name = entry.file_name();
             let path = entry.path();
             if !path.is_dir() || name.to_string_lossy().starts_with('_') {
                 continue;
             }
-            self.add_manifests(&path, repository);
-            self.add_images(&path, repository);
+            self.images += 1;
+            self.add_manifests(store, &path, repository);
+            self.add_images(store, &path, repository);
         }
     }
 
-    fn add_manifests(&mut self, image_folder: &Path, repository: usize) {
+    /// What goes of hosted repositories. Of one that no settings speak of, nothing does.
+    fn pushed_that_goes(&self, items: &[Item], now: SystemTime) -> Vec<usize> {
+        let grace = now.checked_sub(PUSHED_GRACE).map(millis).unwrap_or_default();
+        let mut going = Vec::new();
+        for (repository, (_, tree)) in self.trees.iter().enumerate() {
+            if !self.limits[repository].pushed || tree.is_none() {
+                continue;
+            }
+            let own: Vec<usize> = (0..items.len()).filter(|index| items[*index].repository == repository).collect();
+            let of_repository: Vec<Item> = own.iter().map(|index| items[*index].clone()).collect();
+            let planned = eviction::plan_pushed(&of_repository, self.limits[repository], grace);
+            going.extend(planned.into_iter().map(|index| own[index]));
+        }
+        going
+    }
+
+    fn add_manifests(&mut self, store: &Store, image_folder: &Path, repository: usize) {
         let root = self.trees[repository].0.root().to_owned();
         let name = image_folder.strip_prefix(&root).ok().and_then(Path::to_str);
         let Some(image) = name.and_then(|name| name.parse::<ImageName>().ok()) else { return };
-        for algorithm in entries(&image_folder.join("_links")) {
-            for entry in entries(&algorithm.path()) {
+        let blobs = self.trees[repository].0.image_blobs(&image);
+        self.add_links(store, &blobs, repository, Some(&image));
+        for algorithm in self.entries(&image_folder.join("_links")) {
+            for entry in self.entries(&algorithm.path()) {
                 let Some(digest) = digest_of(&algorithm, &entry) else { continue };
                 let path = entry.path();
-                let Ok(Some((record, used))) = files::read_record::<ManifestRecord>(&path) else { continue };
+                let Some((record, used)) = self.record::<ManifestRecord>(&path, repository) else { continue };
                 let item = Item {
                     repository,
+                    image: self.images,
                     manifest: true,
                     digest,
                     size: record.size,
                     used: millis(used),
                     references: record.references,
+                    subject: record.subject,
                 };
                 self.places.push(Place { item, image: Some(image.clone()), path });
             }
@@ -294,11 +391,26 @@ impl Inventory {
 
     /// Removes an item unless it was used since the inventory was taken; says whether it went.
     fn remove(&self, place: &Place) -> bool {
-        let used = place.path.metadata().and_then(|metadata| metadata.modified());
-        if used.is_ok_and(|used| millis(used) > place.item.used) {
+        let (layout, tree) = &self.trees[place.item.repository];
+        if let (true, Some(image), Some(tree)) = (self.limits[place.item.repository].pushed, &place.image, tree) {
+            return tree.change_now(image, |change| {
+                if used_since(place) {
+                    return false;
+                }
+                let removed = if place.item.manifest {
+                    change.remove_manifest(&place.item.digest)
+                } else {
+                    change.unlink(&place.item.digest)
+                };
+                removed.unwrap_or_else(|error| {
+                    tracing::warn!(path = %place.path.display(), %error, "failed to remove a record of the store");
+                    false
+                })
+            });
+        }
+        if used_since(place) {
             return false;
         }
-        let (layout, tree) = &self.trees[place.item.repository];
         match &place.image {
             Some(image) => {
                 remove_tags_of(layout, tree.as_deref(), image, &place.item.digest);
@@ -314,6 +426,11 @@ impl Inventory {
         }
         files::remove_if_there(&place.path).is_ok()
     }
+}
+
+fn used_since(place: &Place) -> bool {
+    let used = place.path.metadata().and_then(|metadata| metadata.modified());
+    used.is_ok_and(|used| millis(used) > place.item.used)
 }
 
 fn remove_tags_of(layout: &TreeLayout, tree: Option<&Tree>, image: &ImageName, digest: &Digest) {

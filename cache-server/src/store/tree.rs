@@ -34,8 +34,9 @@ pub(super) struct Trees {
     next: AtomicU64,
     open: Mutex<HashMap<PathBuf, Weak<Tree>>>,
     links: Cache<(u64, Digest), Arc<Used<LinkRecord>>>,
-    manifests: Cache<(u64, ImageName, Digest), Arc<Used<ManifestRecord>>>,
-    tags: Cache<(u64, ImageName, Tag), Arc<Used<TagRecord>>>,
+    pub(super) image_blobs: Cache<(u64, ImageName, Digest), Arc<Used<LinkRecord>>>,
+    pub(super) manifests: Cache<(u64, ImageName, Digest), Arc<Used<ManifestRecord>>>,
+    pub(super) tags: Cache<(u64, ImageName, Tag), Arc<Used<TagRecord>>>,
 }
 
 impl Default for Trees {
@@ -44,6 +45,7 @@ impl Default for Trees {
             next: AtomicU64::new(0),
             open: Mutex::default(),
             links: Cache::new(RECORDS),
+            image_blobs: Cache::new(RECORDS),
             manifests: Cache::new(RECORDS),
             tags: Cache::new(RECORDS),
         }
@@ -70,7 +72,7 @@ pub struct Used<T> {
 }
 
 impl<T> Used<T> {
-    fn new(record: T, used: SystemTime) -> Arc<Self> {
+    pub(super) fn new(record: T, used: SystemTime) -> Arc<Self> {
         Arc::new(Self { record, used: AtomicU64::new(millis(used)) })
     }
 
@@ -85,13 +87,21 @@ impl<T> Used<T> {
 
 /// One repository's tree.
 pub struct Tree {
-    key: u64,
-    store: Arc<Store>,
-    layout: TreeLayout,
+    pub(super) key: u64,
+    pub(super) store: Arc<Store>,
+    pub(super) layout: TreeLayout,
     retention: Mutex<Retention>,
     /// Set when another identity has taken the folder: what still runs for the old one writes nothing there.
-    retired: Arc<AtomicBool>,
+    pub(super) retired: Arc<AtomicBool>,
+    /// How often a record was changed or removed behind the back of those who read it; also the lock under which records
+    /// that were read come into memory. What was read before such a change must not be remembered after it.
+    changes: Mutex<u64>,
+    /// One image is changed by one at a time; images share a few locks.
+    pub(super) images: [Mutex<()>; IMAGE_LOCKS],
 }
+
+/// Locks for the images of one tree.
+pub(super) const IMAGE_LOCKS: usize = 32;
 
 /// What a repository may keep.
 #[derive(Clone, Copy, Debug, Default)]
@@ -112,16 +122,23 @@ impl Tree {
             }
             tree.retired.store(true, Ordering::SeqCst);
         }
-        let recorded = std::fs::read(layout.identity());
-        if !matches!(&recorded, Ok(recorded) if recorded == identity.as_bytes()) {
+        let recorded = match std::fs::read(layout.identity()) {
+            Ok(recorded) => Some(recorded),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            // What cannot be read may be what was here: it is not thrown away for that.
+            Err(error) => return Err(error),
+        };
+        if recorded.is_none_or(|recorded| recorded != identity.as_bytes()) {
             discard(store, &layout)?;
-            files::write_whole(&layout.identity(), identity.as_bytes())?;
+            files::write_durably(&layout.identity(), identity.as_bytes())?;
         }
         let tree = Arc::new(Self {
             key: store.trees.next.fetch_add(1, Ordering::Relaxed),
             store: Arc::clone(store),
             retention: Mutex::default(),
             retired: Arc::default(),
+            changes: Mutex::default(),
+            images: Default::default(),
             layout: layout.clone(),
         });
         open.insert(layout.root().to_owned(), Arc::downgrade(&tree));
@@ -143,6 +160,12 @@ impl Tree {
 
     pub(super) const fn layout(&self) -> &TreeLayout {
         &self.layout
+    }
+
+    /// Whether an image of a hosted repository has a blob. Counts as a use.
+    pub async fn image_blob(&self, image: &ImageName, digest: &Digest) -> io::Result<Option<Arc<Used<LinkRecord>>>> {
+        let key = (self.key, image.clone(), digest.clone());
+        self.record(&self.store.trees.image_blobs, key, self.layout.image_blob(image, digest)).await
     }
 
     /// Whether this repository may hand out a blob. Counts as a use.
@@ -196,17 +219,12 @@ impl Tree {
     /// The tags of an image that are here, sorted.
     pub async fn tags(&self, image: &ImageName) -> io::Result<Vec<Tag>> {
         let folder = self.layout.tags(image);
-        blocking(move || {
-            let entries = match std::fs::read_dir(folder) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-                other => other?,
-            };
-            let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-            let mut tags: Vec<Tag> = names.filter_map(|name| name.parse().ok()).collect();
-            tags.sort_unstable();
-            Ok(tags)
-        })
-        .await
+        blocking(move || tags_in(&folder)).await
+    }
+
+    /// The same, for one who is off the event loop.
+    pub(super) fn tags_now(&self, image: &ImageName) -> io::Result<Vec<Tag>> {
+        tags_in(&self.layout.tags(image))
     }
 
     /// The referrers of a digest, as last heard.
@@ -249,6 +267,7 @@ impl Tree {
             }
             return Ok(Some(record));
         }
+        let before = *self.changes();
         let read = blocking(move || {
             let read = files::read_record(&path)?;
             if let Some((_, used)) = &read
@@ -261,9 +280,26 @@ impl Tree {
         .await?;
         Ok(read.map(|(record, _)| {
             let record = Used::new(record, now);
-            cache.insert(key, Arc::clone(&record));
+            let changes = self.changes();
+            if *changes == before {
+                cache.insert(key, Arc::clone(&record));
+            }
             record
         }))
+    }
+
+    fn changes(&self) -> std::sync::MutexGuard<'_, u64> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has memory say what the disk says now: the record, or that there is none.
+    pub(super) fn publish<K: Hash + Eq, T>(&self, cache: &Cache<K, Arc<Used<T>>>, key: K, record: Option<T>) {
+        let mut changes = self.changes();
+        *changes += 1;
+        match record {
+            Some(record) => cache.insert(key, Used::new(record, SystemTime::now())),
+            None => drop(cache.remove(&key)),
+        }
     }
 
     async fn write<K: Hash + Eq, T: Serialize + Clone + Send + 'static>(
@@ -288,6 +324,17 @@ impl Tree {
     pub(super) fn forget_tag(&self, image: &ImageName, tag: &Tag) {
         self.store.trees.tags.remove(&(self.key, image.clone(), tag.clone()));
     }
+}
+
+fn tags_in(folder: &std::path::Path) -> io::Result<Vec<Tag>> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut tags: Vec<Tag> = names.filter_map(|name| name.parse().ok()).collect();
+    tags.sort_unstable();
+    Ok(tags)
 }
 
 /// Moves a tree into the trash, where the sweep removes it.

@@ -1,9 +1,15 @@
-//! A hosted repository: a tree of the store that clients fill.
+//! A hosted repository: a tree of the store that clients fill. Here is what is pulled from it; [`policy`] says what may be
+//! changed, [`push`] changes it. May import `store`, `oci`, `settings`.
+
+pub mod policy;
+pub mod push;
 
 use std::{io, sync::Arc};
 
 use bytes::Bytes;
 use crds::names::{ByteSize, RepositoryName, Span};
+
+use policy::Policy;
 
 use super::{
     BlobAnswer, BlobContent, ManifestAnswer, Outcome, Want,
@@ -21,9 +27,10 @@ use crate::{
 
 /// A repository that takes pushes.
 pub struct Hosted {
-    pub(super) settings: HostedSettings,
-    pub(super) store: Arc<Store>,
-    pub(super) tree: Arc<Tree>,
+    settings: HostedSettings,
+    policy: Policy,
+    store: Arc<Store>,
+    tree: Arc<Tree>,
 }
 
 /// Why a hosted repository cannot be made from its settings.
@@ -41,13 +48,14 @@ impl Hosted {
     /// A hosted repository over `store`.
     pub fn new(settings: HostedSettings, store: Arc<Store>) -> Result<Arc<Self>, BuildError> {
         let tree = store
-            .tree(&settings.name, &settings.identity())
+            .pushed_tree(&settings.name, &settings.identity())
             .map_err(|source| BuildError { name: settings.name.clone(), source })?;
         tree.set_retention(Retention {
             max_size: settings.retention.max_size.map(ByteSize::as_u64),
             unused_for: settings.retention.unused_for.map(Span::get),
         });
-        Ok(Arc::new(Self { settings, store, tree }))
+        let policy = Policy::new(settings.write_policy, &settings.immutable_tags);
+        Ok(Arc::new(Self { settings, policy, store, tree }))
     }
 
     /// Its settings.
@@ -61,7 +69,7 @@ impl Hosted {
         if self.settings.online { Ok(()) } else { Err(Error::Offline(self.settings.name.to_string())) }
     }
 
-    pub(super) fn not_found(&self, image: &ImageName, reference: &str) -> Error {
+    fn not_found(&self, image: &ImageName, reference: &str) -> Error {
         let separator = if reference.contains(':') { '@' } else { ':' };
         Error::NotFound { what: format!("{image}{separator}{reference}"), registry: self.settings.name.to_string() }
     }
@@ -85,11 +93,11 @@ impl Hosted {
         })
     }
 
-    /// A blob that was pushed to this repository.
+    /// A blob that was pushed to this image.
     pub async fn blob(&self, image: &ImageName, digest: &Digest, want: Want) -> Result<BlobAnswer, Error> {
         self.check_online()?;
         let absent = || self.not_found(image, digest.as_str());
-        let link = self.tree.link(digest).await?.ok_or_else(absent)?;
+        let link = self.tree.image_blob(image, digest).await?.ok_or_else(absent)?;
         let answer = |size, content| BlobAnswer { size: Some(size), content, outcome: Outcome::Hit };
         if let Some(bytes) = self.store.small(digest) {
             let size = bytes.len() as u64;
