@@ -164,6 +164,12 @@ impl Client {
         sent.expect("a form should be answered").unwrap().rest().await
     }
 
+    /// A request with a body.
+    pub async fn send_body(&self, method: &str, path: &str, body: &[u8]) -> Answer {
+        let sent = timeout(PATIENCE, self.try_send_with(method, path, Bytes::copy_from_slice(body))).await;
+        sent.unwrap_or_else(|_| unreachable!("{method} {path} should be answered")).unwrap().rest().await
+    }
+
     pub async fn get(&self, path: &str) -> Answer {
         self.ask("GET", path).await
     }

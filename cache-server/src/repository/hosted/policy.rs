@@ -156,7 +156,8 @@ mod tests {
 
         #[test]
         fn a_pattern_of_stars_takes_no_time(text in "a{0,128}") {
-            prop_assert!(!matches(&format!("{}b", "*a".repeat(64)), &text));
+            let pattern = "*a".repeat(64) + "b";
+            prop_assert!(!matches(&pattern, &text));
         }
     }
 }
