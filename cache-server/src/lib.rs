@@ -7,7 +7,7 @@
 //! Read in the order below. `oci` is pure: no I/O. `upstream` and `store` do not know each other; only `repository`
 //! joins them. `settings` turns the objects of the `crds` crate into types that cannot be wrong. `canary` is an
 //! image that needs no upstream. `server` is what all
-//! requests share, `ports` the listeners, `run` the life of the process.
+//! requests share, `browse` shows people what is kept, `ports` the listeners, `run` the life of the process.
 
 pub mod oci;
 pub mod causes;
@@ -21,6 +21,7 @@ pub mod store;
 pub mod repository;
 pub mod metrics;
 pub mod server;
+pub mod browse;
 pub mod api;
 pub mod connector;
 pub mod ports;

@@ -5,7 +5,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 /// Each module with those of this crate that it may name, from the ground up.
-const ARROWS: [(&str, &[&str]); 17] = [
+const ARROWS: [(&str, &[&str]); 18] = [
     ("causes", &[]),
     ("credentials", &[]),
     ("telemetry", &[]),
@@ -21,10 +21,12 @@ const ARROWS: [(&str, &[&str]); 17] = [
     ("connector", &["store"]),
     ("metrics", &["store"]),
     ("server", &["access", "canary", "metrics", "oci", "repository", "routing", "settings", "store", "upstream"]),
+    ("browse", &["oci", "repository", "server", "settings", "store"]),
     (
         "api",
         &[
             "access",
+            "browse",
             "canary",
             "causes",
             "connector",

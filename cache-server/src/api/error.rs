@@ -76,6 +76,11 @@ impl ApiError {
         Self { headers: headers.clone(), ..self }
     }
 
+    /// What to tell people, and the answer in the form that programs read.
+    pub(super) fn said(self, report: &mut Report) -> (String, Response<Body>) {
+        (self.message.clone(), self.response(report))
+    }
+
     /// The answer, in the form of the distribution spec ("Error Codes").
     pub(super) fn response(self, report: &mut Report) -> Response<Body> {
         report.error(&self.message);

@@ -1,10 +1,11 @@
 //! Requests and answers: the only place that speaks HTTP to clients. Read in this order: [`client`], [`request`], [`origin`], [`gate`], [`token`], [`manifests`],
-//! [`blobs`], [`lists`], [`pushes`], [`canary`], [`error`], [`body`], [`blob_stream`], [`report`], [`pages`], [`status`].
+//! [`blobs`], [`lists`], [`pushes`], [`canary`], [`error`], [`body`], [`blob_stream`], [`report`], [`browse`], [`pages`], [`status`].
 //! Calls `routing`, then `access` (at one place, [`gate`]), then `repository`. May import everything but `settings` files.
 
 pub mod blob_stream;
 mod blobs;
 pub mod body;
+mod browse;
 mod canary;
 mod client;
 mod error;
@@ -19,7 +20,7 @@ mod request;
 pub mod status;
 mod token;
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use crds::names::RepositoryName;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -80,12 +81,18 @@ impl Answer for Api {
             address.to_string()
         };
         let mut report = Report::begin(&self.server.metrics, client, &request, Instant::now());
-        let mut response = if request::is_registry_path(request.uri().path()) || self.port.is_some() {
-            let asking = Incomer { connection: &connection, current: &current, address };
-            match self.registry(&asking, &request, body, &mut report).await {
-                Ok(response) => response,
-                Err(error) => error.response(&mut report),
-            }
+        let external = current.settings.server.external_url.as_ref();
+        let origin = Origin::of(request.uri(), request.headers(), connection.is_encrypted(), external);
+        let gate = Gate::new(&self.server, &current, address, &origin, request.headers());
+        let path = request.uri().path();
+        let mut response = if request::is_registry_path(path) || self.port.is_some() {
+            let answered = self.registry(&connection, &gate, &request, body, &mut report).await;
+            answered.unwrap_or_else(|error| error.response(&mut report))
+        } else if browse::is_browse_path(path) {
+            let answered = browse::answer(&gate, &request, &mut report).await;
+            answered.unwrap_or_else(|error| error.response(&mut report))
+        } else if pages::is_shown(&request) {
+            pages::show(&gate, &request, &mut report).await
         } else {
             pages::answer(&self.server, request.map(|()| body)).await
         };
@@ -95,35 +102,24 @@ impl Answer for Api {
     }
 }
 
-/// From whom a request comes, and what holds for it.
-struct Incomer<'a> {
-    connection: &'a Arc<Connection>,
-    current: &'a Current,
-    /// The client's, also behind proxies that are trusted.
-    address: IpAddr,
-}
-
 impl Api {
     async fn registry(
         &self,
-        incomer: &Incomer<'_>,
+        connection: &Arc<Connection>,
+        gate: &Gate<'_>,
         request: &Request<()>,
         body: Incoming,
         report: &mut Report,
     ) -> Result<Response<Body>, ApiError> {
-        let Incomer { connection, current, address } = *incomer;
-        let asked = request::ask(&current.routing, self.port, request)?;
-        let external = current.settings.server.external_url.as_ref();
-        let origin = Origin::of(request.uri(), request.headers(), connection.is_encrypted(), external);
-        let gate = Gate::new(&self.server, current, address, &origin, request.headers());
+        let asked = request::ask(&gate.current.routing, self.port, request)?;
         let (answered, name) = match &asked.resolved {
             Resolved::ServerBase => return gate.server_base(report).await.map(|()| base()),
-            Resolved::ServerToken => return token::answer(&gate, SHARED_SERVICE, request, body, report).await,
+            Resolved::ServerToken => return token::answer(gate, SHARED_SERVICE, request, body, report).await,
             Resolved::Canary { rest, by_path } => {
                 (canary::answer(&self.server, request.method(), rest, report), by_path.then_some(REPOSITORY))
             }
             Resolved::To(route) => {
-                let answered = self.repository(connection, &gate, route, request, body, report).await;
+                let answered = self.repository(connection, gate, route, request, body, report).await;
                 (answered, route.by_path().then_some(route.repository.as_str()))
             }
         };

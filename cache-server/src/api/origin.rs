@@ -45,6 +45,22 @@ impl Origin {
         format!("{}{}/v2/token", self.base, self.prefix)
     }
 
+    /// The host, and the port where it is not the usual one, as an engine names the registry in a pull; nothing if it is not
+    /// known.
+    pub(super) fn host(&self) -> Option<&str> {
+        self.base.split_once("://").map(|(_, host)| host)
+    }
+
+    /// The port where none is told.
+    pub(super) fn usual_port(&self) -> u16 {
+        if self.base.starts_with("https:") { 443 } else { 80 }
+    }
+
+    /// What the client's paths have in front of ours, without a slash at its end.
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// The address of what a request by this route calls `rest`: what follows its [prefix](Route::prefix), with a query or
     /// without.
     pub(super) fn address(&self, route: &Route, rest: &str) -> String {

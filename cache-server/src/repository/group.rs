@@ -56,6 +56,12 @@ impl Group {
         &self.settings
     }
 
+    /// The members that hold content, in the order in which they are asked.
+    #[must_use]
+    pub fn leaves(&self) -> &[Leaf] {
+        &self.leaves
+    }
+
     /// Refuses when the group is switched off.
     pub fn check_online(&self) -> Result<(), Error> {
         if self.settings.online { Ok(()) } else { Err(Error::Offline(self.settings.name.to_string())) }

@@ -27,6 +27,7 @@ use crds::names::RepositoryName;
 use crate::{
     oci::{Digest, ImageName, Reference, Tag},
     settings::RegistryName,
+    store::tree::Tree,
 };
 
 /// A repository of any kind.
@@ -75,6 +76,25 @@ impl Repository {
         match self {
             Self::Mirror(mirror) => mirror.named(image),
             Self::Hosted(_) | Self::Group(_) => image.clone(),
+        }
+    }
+
+    /// The repositories that hold its content, in the order in which they are asked: itself, or a group's members.
+    #[must_use]
+    pub fn holders(&self) -> Vec<Self> {
+        match self {
+            Self::Mirror(_) | Self::Hosted(_) => vec![self.clone()],
+            Self::Group(group) => group.leaves().iter().cloned().map(Self::from).collect(),
+        }
+    }
+
+    /// Its part of the store; a group has none of its own.
+    #[must_use]
+    pub fn tree(&self) -> Option<&Arc<Tree>> {
+        match self {
+            Self::Mirror(mirror) => Some(&mirror.tree),
+            Self::Hosted(hosted) => Some(&hosted.tree),
+            Self::Group(_) => None,
         }
     }
 

@@ -8,6 +8,7 @@ use std::{
     io,
     os::{fd::AsRawFd, unix::fs::FileExt},
     sync::{Arc, OnceLock},
+    time::SystemTime,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -93,6 +94,7 @@ pub enum Phase {
 pub struct Growing {
     digest: Digest,
     file: File,
+    began: SystemTime,
     mapping: OnceLock<Option<Arc<Mapping>>>,
     phase: watch::Sender<Phase>,
 }
@@ -139,7 +141,7 @@ impl AsRef<[u8]> for Slice {
 
 impl Growing {
     pub(super) fn new(digest: Digest, file: File, phase: Phase) -> Self {
-        Self { digest, file, mapping: OnceLock::new(), phase: watch::Sender::new(phase) }
+        Self { digest, file, began: SystemTime::now(), mapping: OnceLock::new(), phase: watch::Sender::new(phase) }
     }
 
     /// The blob.
@@ -152,6 +154,12 @@ impl Growing {
     #[must_use]
     pub const fn file(&self) -> &File {
         &self.file
+    }
+
+    /// When its task began.
+    #[must_use]
+    pub const fn began(&self) -> SystemTime {
+        self.began
     }
 
     /// How far it has come.

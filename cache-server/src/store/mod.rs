@@ -16,7 +16,7 @@
 //! ```
 //!
 //! Read in this order: [`layout`], [`record`], [`blobs`], [`growing`], [`download`], [`fill`], [`verification`],
-//! [`through`], [`tree`], [`pushed`], [`uploads`], [`usage`], [`trouble`], [`eviction`], [`sweep`]. May import `oci`; does not know upstreams: what a fill downloads
+//! [`through`], [`tree`], [`pushed`], [`uploads`], [`usage`], [`trouble`], [`eviction`], [`sweep`], [`listing`]. May import `oci`; does not know upstreams: what a fill downloads
 //! from is a [`download::Source`].
 
 pub mod blobs;
@@ -26,6 +26,7 @@ mod files;
 pub mod fill;
 pub mod growing;
 pub mod layout;
+pub mod listing;
 pub mod pushed;
 pub mod record;
 mod sweep;
@@ -38,11 +39,13 @@ mod verification;
 
 use std::{fs::File, io, path::PathBuf, sync::Arc};
 
+use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use blobs::Blobs;
 use layout::Layout;
+use listing::Survey;
 use tree::{Tree, Trees};
 use trouble::Trouble;
 use uploads::Uploads;
@@ -99,6 +102,8 @@ pub struct Store {
     sweep_wanted: Notify,
     sweeping: tokio::sync::Mutex<()>,
     committing: TaskTracker,
+    /// What the last sweep found.
+    survey: ArcSwapOption<Survey>,
     /// Held for the lock that it carries.
     _lock: File,
 }
@@ -123,6 +128,7 @@ impl Store {
             sweep_wanted: Notify::new(),
             sweeping: tokio::sync::Mutex::new(()),
             committing: TaskTracker::new(),
+            survey: ArcSwapOption::empty(),
             _lock: lock,
         }))
     }

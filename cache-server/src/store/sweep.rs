@@ -17,6 +17,7 @@ use super::{
     eviction::{self, Item, Limits},
     files,
     layout::TreeLayout,
+    listing::{Held, Survey},
     record::{LinkRecord, ManifestRecord, TagRecord, millis},
     tree::Tree,
     uploads::UploadId,
@@ -140,6 +141,7 @@ impl Store {
         let items: Vec<Item> = inventory.places.iter().map(|place| place.item.clone()).collect();
         let mut going = inventory.pushed_that_goes(&items, now);
         going.extend(eviction::plan(&items, &inventory.limits, free.saturating_sub(freed)));
+        let mut survey = inventory.survey(now);
         let mut links: HashMap<&Digest, usize> = HashMap::new();
         for item in &items {
             *links.entry(&item.digest).or_default() += 1;
@@ -149,6 +151,9 @@ impl Store {
             if !inventory.remove(place) {
                 continue;
             }
+            if let Some(held) = survey.repositories.get_mut(&inventory.name(place.item.repository)) {
+                held.remove(place.item.manifest, place.item.size);
+            }
             if let Some(count) = links.get_mut(&place.item.digest) {
                 *count -= 1;
                 if *count == 0 {
@@ -156,6 +161,7 @@ impl Store {
                 }
             }
         }
+        self.survey.store(Some(Arc::new(survey)));
         freed
     }
 
@@ -387,6 +393,21 @@ impl Inventory {
                 self.places.push(Place { item, image: Some(image.clone()), path });
             }
         }
+    }
+
+    /// The name of a repository.
+    fn name(&self, repository: usize) -> String {
+        self.trees[repository].0.root().file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// How much each repository holds.
+    fn survey(&self, taken: SystemTime) -> Survey {
+        let mut held = vec![Held::default(); self.trees.len()];
+        for Place { item, .. } in &self.places {
+            held[item.repository].add(item.manifest, item.size);
+        }
+        let named = held.into_iter().enumerate().map(|(repository, held)| (self.name(repository), held));
+        Survey { taken, repositories: named.collect() }
     }
 
     /// Removes an item unless it was used since the inventory was taken; says whether it went.

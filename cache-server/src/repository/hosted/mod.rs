@@ -30,7 +30,7 @@ pub struct Hosted {
     settings: HostedSettings,
     policy: Policy,
     store: Arc<Store>,
-    tree: Arc<Tree>,
+    pub(super) tree: Arc<Tree>,
 }
 
 /// Why a hosted repository cannot be made from its settings.
