@@ -109,6 +109,7 @@ pub fn all() -> Vec<Case> {
         cases::fill::cases(),
         cases::faults::cases(),
         cases::access::cases(),
+        cases::browser::cases(),
         cases::load::cases(),
     ]
     .concat()

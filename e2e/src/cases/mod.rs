@@ -4,6 +4,7 @@ pub mod conformance;
 pub mod engines;
 pub mod images;
 pub mod access;
+pub mod browser;
 pub mod faults;
 pub mod fill;
 pub mod load;

@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use crate::command::finish;
 
 /// A program that must be there, and the package that brings it.
-const TOOLS: [(&str, &str); 8] = [
+const TOOLS: [(&str, &str); 9] = [
+    ("chromium-headless-shell", "chromium-headless-shell"),
     ("dnsmasq", "dnsmasq-base"),
     ("hostname", "hostname"),
     ("skopeo", "skopeo"),
