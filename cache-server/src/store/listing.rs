@@ -166,16 +166,21 @@ impl Store {
     pub async fn kept(self: &Arc<Self>, tree: &Tree, image: &ImageName, parts: Vec<(Digest, bool)>) -> Vec<Kept> {
         let place = |(digest, is_manifest): (Digest, bool)| {
             let layout = tree.layout();
-            let link = if is_manifest { layout.manifest(image, &digest) } else { layout.link(&digest) };
-            (link, digest)
+            // Mirrors link blobs for all of their images, hosted repositories for each.
+            let links = if is_manifest {
+                vec![layout.manifest(image, &digest)]
+            } else {
+                vec![layout.link(&digest), layout.image_blob(image, &digest)]
+            };
+            (links, digest)
         };
-        let parts: Vec<(PathBuf, Digest)> = parts.into_iter().map(place).collect();
+        let parts: Vec<(Vec<PathBuf>, Digest)> = parts.into_iter().map(place).collect();
         let store = Arc::clone(self);
-        blocking(move || parts.iter().map(|(link, digest)| store.kept_now(link, digest)).collect()).await
+        blocking(move || parts.iter().map(|(links, digest)| store.kept_now(links, digest)).collect()).await
     }
 
-    fn kept_now(&self, link: &Path, digest: &Digest) -> Kept {
-        if !link.exists() {
+    fn kept_now(&self, links: &[PathBuf], digest: &Digest) -> Kept {
+        if !links.iter().any(|link| link.exists()) {
             return Kept::No;
         }
         if self.layout.blob(digest).exists() {
