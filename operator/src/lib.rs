@@ -3,7 +3,8 @@
 //! Read in this order: [`settings`], [`cluster`] (what is watched), then along the data of a reconcile: [`gather`],
 //! [`validate`], [`desired`], [`apply`], [`status`], joined by [`controllers`]. Beside it: [`observe`] (what cache servers
 //! say), [`authority`] (managed certificates), [`requeue`], [`leader`], [`release_nodes`], [`check`], [`metrics`], [`telemetry`],
-//! [`sign`]. [`node`] is the agent of one node, a program of its own in the same image.
+//! [`sign`]. [`node`] is the agent of one node, a program of its own in the same image; [`docker`] switches over a Docker host
+//! outside a cluster.
 //!
 //! ```text
 //! cluster ──► gather ──► validate ──► desired ──► apply ──► status
@@ -37,3 +38,4 @@ pub mod run;
 pub mod release_nodes;
 pub mod check;
 pub mod node;
+pub mod docker;

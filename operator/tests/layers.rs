@@ -5,7 +5,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 /// Each module with those of this crate that it may name, from the ground up.
-const ARROWS: [(&str, &[&str]); 18] = [
+const ARROWS: [(&str, &[&str]); 19] = [
     ("settings", &[]),
     ("telemetry", &[]),
     ("metrics", &[]),
@@ -40,6 +40,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
     ("run", &["apply", "cluster", "controllers", "leader", "metrics", "observe", "settings", "sign"]),
     ("release_nodes", &["apply", "desired", "leader", "settings"]),
     ("check", &["settings"]),
+    ("docker", &["node"]),
 ];
 
 #[test]

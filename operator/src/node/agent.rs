@@ -353,7 +353,7 @@ fn canary_entry(canary: &Canary) -> NodeEntry {
 }
 
 fn target(entry: &NodeEntry) -> Target {
-    Target { url: entry.url.clone(), repository: entry.repository.clone(), ca_bundle: entry.ca_bundle.clone() }
+    Target { url: entry.url.clone(), repository: Some(entry.repository.clone()), ca_bundle: entry.ca_bundle.clone() }
 }
 
 /// An error with its causes.

@@ -1,4 +1,5 @@
 //! Whether the cache answers this node: when to ask, what the answers amount to (pure), and one question.
+//! May import `resolve`.
 
 use std::time::Duration;
 
@@ -7,12 +8,16 @@ use reqwest::{Client, redirect::Policy};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
+use super::resolve::Names;
+
 /// Between two questions while failures are counted: three failures of 1 s each fit into 10 s with the interval before.
 const AFTER_FAILURE: Duration = Duration::from_millis(250);
 /// Between two questions while successes are counted.
 const AFTER_SUCCESS: Duration = Duration::from_secs(1);
 /// The header in which the cache names the repository that answers.
 const REPOSITORY: &str = "entrepot-repository";
+/// The header by which every registry can be told from another web server, and what it says.
+const REGISTRY: (&str, &str) = ("docker-distribution-api-version", "registry/2.0");
 
 /// What the answers so far amount to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +87,9 @@ pub enum Error {
     /// Something else answers there.
     #[error("the answer came from {0:?} instead of repository {1:?}")]
     Stranger(String, String),
+    /// Something answers there that is no registry.
+    #[error("what answers there is no registry")]
+    NoRegistry,
 }
 
 /// What is asked: the very URL that the node's files name.
@@ -89,8 +97,8 @@ pub enum Error {
 pub struct Target {
     /// The entry's URL.
     pub url: String,
-    /// The repository that must answer.
-    pub repository: String,
+    /// The repository that must answer. Unset: the URL leads to one without naming it, so any registry will do.
+    pub repository: Option<String>,
     /// The only authorities that are trusted. Unset: those of the web.
     pub ca_bundle: Option<String>,
 }
@@ -115,6 +123,7 @@ impl Probe {
             // The runtime's way to the cache is what counts: no proxy, no detour, no connection that survived the cache.
             .no_proxy()
             .redirect(Policy::none())
+            .dns_resolver(Names::default())
             .pool_max_idle_per_host(0)
             .timeout(timeout)
             .build()
@@ -132,9 +141,13 @@ impl Probe {
         if answer.status() != 200 {
             return Err(Error::Status(answer.status().as_u16()));
         }
+        let Some(repository) = &self.target.repository else {
+            let is_registry = answer.headers().get(REGISTRY.0).is_some_and(|value| value == REGISTRY.1);
+            return if is_registry { Ok(()) } else { Err(Error::NoRegistry) };
+        };
         let name = answer.headers().get(REPOSITORY).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-        if name.as_deref() != Some(&self.target.repository) {
-            return Err(Error::Stranger(name.unwrap_or_default(), self.target.repository.clone()));
+        if name.as_deref() != Some(repository) {
+            return Err(Error::Stranger(name.unwrap_or_default(), repository.clone()));
         }
         Ok(())
     }
@@ -236,8 +249,7 @@ mod tests {
     #[test]
     fn certificates_that_cannot_be_read_are_named_as_the_cause() {
         for text in ["", "junk", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
-            let target =
-                Target { url: "https://127.0.0.1:1".into(), repository: "hub".into(), ca_bundle: Some(text.into()) };
+            let target = Target { url: "https://127.0.0.1:1".into(), repository: None, ca_bundle: Some(text.into()) };
             assert!(matches!(Probe::new(target, Duration::from_secs(1)), Err(Error::Certificates(_))), "{text}");
         }
     }
