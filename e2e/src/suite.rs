@@ -104,6 +104,7 @@ impl<W> Case<W> {
 pub fn all() -> Vec<Case> {
     [
         cases::engines::cases(),
+        cases::docker_host::cases(),
         cases::conformance::cases(),
         cases::images::cases(),
         cases::fill::cases(),

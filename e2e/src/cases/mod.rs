@@ -2,6 +2,7 @@
 
 pub mod conformance;
 pub mod engines;
+pub mod docker_host;
 pub mod images;
 pub mod access;
 pub mod browser;

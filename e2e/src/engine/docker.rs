@@ -1,13 +1,17 @@
 //! dockerd on a node, configured by `daemon.json` and asked by `docker`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Home, START_LIMIT, ask};
 use crate::install::Programs;
 use crate::lab::{DOCKER1, Lab, Process};
+
+/// Its configuration, in its folder.
+const DAEMON_JSON: &str = "etc/docker/daemon.json";
 
 /// A running dockerd; dropping it kills it.
 #[derive(Debug)]
@@ -20,10 +24,35 @@ pub struct Docker {
 impl Docker {
     /// Starts dockerd with `mirror` as its one `registry-mirrors` entry.
     pub async fn start(lab: &Lab, programs: &Programs, mirror: &str) -> Result<Self> {
+        let mut keys = Self::keys(lab, "root")?;
+        keys["registry-mirrors"] = json!([mirror]);
+        Self::start_with(lab, programs, &keys.to_string(), &[]).await
+    }
+
+    /// What daemon.json must say in the laboratory, with images in a folder by this name.
+    pub fn keys(lab: &Lab, root: &str) -> Result<Value> {
+        let sockets = Home::sockets_of(DOCKER1);
+        Ok(json!({
+            "hosts": [format!("unix://{}/docker.sock", sockets.display())],
+            "data-root": lab.dir(DOCKER1.name)?.join(root),
+            "exec-root": sockets.join("exec"),
+            "pidfile": sockets.join("docker.pid"),
+            "storage-driver": "overlay2",
+            "iptables": false,
+            "ip6tables": false,
+            "bridge": "none",
+            "userland-proxy": false,
+        }))
+    }
+
+    /// Starts dockerd with this text as its daemon.json, and with these flags.
+    pub async fn start_with(lab: &Lab, programs: &Programs, daemon_json: &str, flags: &[&str]) -> Result<Self> {
         let folders = vec![programs.containerd_2(), programs.runc()];
         let home = Home::create(DOCKER1, lab.dir(DOCKER1.name)?, folders)?;
-        home.write("etc/docker/daemon.json", &configuration(&home, mirror).to_string())?;
-        let process = lab.spawn(DOCKER1.name, home.command(programs.dockerd())?)?;
+        home.write(DAEMON_JSON, daemon_json)?;
+        let mut command = home.command(programs.dockerd())?;
+        command.args(flags);
+        let process = lab.spawn(DOCKER1.name, command)?;
         let mut engine = Self { client: programs.docker(), home, process };
         engine.wait_until_ready().await?;
         Ok(engine)
@@ -52,7 +81,31 @@ impl Docker {
         self.process.stop().await.map(drop)
     }
 
-    async fn docker(&self, words: &[&str]) -> Result<String> {
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Its folder `/etc/docker`, as this program sees it.
+    #[must_use]
+    pub fn etc(&self) -> PathBuf {
+        self.home.folder.join("etc/docker")
+    }
+
+    /// A command on its node, which sees its `/etc/docker`.
+    pub fn on_node(&self, program: &Path) -> Result<Command> {
+        self.home.command(program)
+    }
+
+    /// What `docker info` says.
+    pub async fn info(&self) -> Result<Value> {
+        let text = self.docker(&["info", "--format", "{{json .}}"]).await?;
+        serde_json::from_str(&text).context("docker info prints no JSON")
+    }
+
+    /// Runs the client.
+    pub async fn docker(&self, words: &[&str]) -> Result<String> {
         let host = self.host();
         ask(&self.client, &[&["--host", host.as_str()], words].concat()).await
     }
@@ -72,19 +125,4 @@ impl Docker {
 
 fn host(home: &Home) -> String {
     format!("unix://{}/docker.sock", home.sockets().display())
-}
-
-fn configuration(home: &Home, mirror: &str) -> serde_json::Value {
-    json!({
-        "registry-mirrors": [mirror],
-        "hosts": [host(home)],
-        "data-root": home.folder.join("root"),
-        "exec-root": home.sockets().join("exec"),
-        "pidfile": home.sockets().join("docker.pid"),
-        "storage-driver": "overlay2",
-        "iptables": false,
-        "ip6tables": false,
-        "bridge": "none",
-        "userland-proxy": false,
-    })
 }

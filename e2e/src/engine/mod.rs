@@ -87,7 +87,11 @@ impl Home {
 
     /// Where the sockets are: a short path, since a socket's is limited.
     fn sockets(&self) -> PathBuf {
-        Path::new("/run").join(self.node.name)
+        Self::sockets_of(self.node)
+    }
+
+    fn sockets_of(node: Node) -> PathBuf {
+        Path::new("/run").join(node.name)
     }
 
     fn write(&self, file: &str, content: &str) -> Result<()> {

@@ -189,9 +189,9 @@ struct Host {
 impl Host {
     fn new(place: Place, authorities: Option<String>) -> Result<Self, Error> {
         let disk = Disk::new(place.daemon_json, place.certs_dir, place.state_dir);
-        // A file that cannot be read is reported where it matters.
-        let text = disk.read().ok().flatten().unwrap_or_default();
-        let value = |key| Document::parse(&text).ok().and_then(|document| document.value(key));
+        let text = disk.read()?.unwrap_or_default();
+        let document = Document::parse(&text).map_err(|error| Error::Json(disk.daemon_json().to_owned(), error))?;
+        let value = |key| document.value(key);
         let listens = value("hosts").and_then(|hosts| {
             hosts.as_array()?.iter().find_map(|host| host.as_str()?.strip_prefix("unix://").map(PathBuf::from))
         });
