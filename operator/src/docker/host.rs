@@ -222,7 +222,7 @@ impl Host {
     /// Whether the engine can be switched over to a mirror, before anything is.
     fn check(&self, daemon: &Daemon, mirror: &Mirror) -> Result<(), Error> {
         let Info { server_version, .. } = &daemon.info;
-        mirror.fits(server_version, daemon.info.has_containerd_store())?;
+        mirror.fits(server_version, daemon.info.has_containerd_store(), self.authorities.as_deref())?;
         let path = self.disk.daemon_json();
         if let Some(other) = config_file(&daemon.arguments).filter(|other| !is_same_file(Path::new(other), path)) {
             return Err(Error::OtherFile(other, path.to_owned()));
@@ -294,6 +294,12 @@ impl Host {
             changed |= self.forget_daemon_json().await?;
         }
         changed |= self.trust(mirror)?;
+        if mirror.needs_hosts(daemon.info.has_containerd_store(), self.authorities.as_deref()) {
+            let entry = mirror.entry(self.authorities.as_deref());
+            changed |= self.hosts(mirror.registry(), Wish::InForce(&entry))?;
+        } else if self.has_hosts(mirror)? {
+            changed |= self.hosts(mirror.registry(), Wish::Away)?;
+        }
         let current = self.disk.read()?;
         let before = match self.disk.record()? {
             None => current.clone(),
@@ -469,11 +475,20 @@ impl Host {
     }
 
     async fn withdraw(&self, mirror: &Mirror) -> Result<bool, Error> {
-        if mirror.is_in_daemon_json() {
-            return self.withdraw_daemon_json().await;
+        let mut changed = false;
+        if !mirror.is_in_daemon_json() || self.has_hosts(mirror)? {
+            let entry = mirror.entry(self.authorities.as_deref());
+            changed |= self.hosts(mirror.registry(), Wish::Withdrawn(&entry))?;
         }
-        let entry = mirror.entry(self.authorities.as_deref());
-        self.hosts(mirror.registry(), Wish::Withdrawn(&entry))
+        if mirror.is_in_daemon_json() {
+            changed |= self.withdraw_daemon_json().await?;
+        }
+        Ok(changed)
+    }
+
+    /// Whether hosts.toml of the mirror's registry is not as it was before us.
+    fn has_hosts(&self, mirror: &Mirror) -> Result<bool, Error> {
+        Ok(self.disk.hosts().remembered().map_err(disk::Error::from)?.contains_key(mirror.registry()))
     }
 
     fn json(&self, error: daemon_json::Error) -> Error {

@@ -70,6 +70,16 @@ pub enum Unfit {
         /// Whose mirror.
         registry: String,
     },
+    /// It would not take the certificates.
+    #[error(
+        "dockerd {engine} with the containerd image store takes no certificates for a mirror ({url}); dockerd 28 does. Add them to the system's own and leave --ca out, or use http://"
+    )]
+    Certificates {
+        /// The engine's version.
+        engine: String,
+        /// The mirror's.
+        url: String,
+    },
     /// It has the older image store.
     #[error(
         "this dockerd keeps images in a store of its own, and has mirrors for docker.io only then; with the containerd image store (\"features\": {{\"containerd-snapshotter\": true}} in daemon.json, and a restart) {registry} can go through the cache. Do that, or leave --mirror {registry}=… out"
@@ -143,16 +153,27 @@ impl Mirror {
         }
     }
 
+    /// Whether hosts.toml must name it even if daemon.json does: for a mirror of daemon.json the containerd image store
+    /// takes no certificates but the system's.
+    #[must_use]
+    pub fn needs_hosts(&self, containerd_store: bool, authorities: Option<&str>) -> bool {
+        !self.is_in_daemon_json() || (containerd_store && !self.is_plain && authorities.is_some())
+    }
+
     /// Whether an engine of this version, with or without the containerd image store, can use it.
     ///
     /// # Errors
     /// When it cannot.
-    pub fn fits(&self, engine: &str, containerd_store: bool) -> Result<(), Unfit> {
+    pub fn fits(&self, engine: &str, containerd_store: bool, authorities: Option<&str>) -> Result<(), Unfit> {
         let is_older = |than| Version::parse(engine).is_some_and(|version| version < than);
         let engine = engine.to_owned();
         if self.is_in_daemon_json() {
-            let needs_path = !self.path.is_empty() && is_older(PATHS);
-            return if needs_path { Err(Unfit::Path { engine, url: self.url.clone() }) } else { Ok(()) };
+            let url = self.url.clone();
+            if !self.path.is_empty() && is_older(PATHS) {
+                return Err(Unfit::Path { engine, url });
+            }
+            let needs_hosts = self.needs_hosts(containerd_store, authorities);
+            return if needs_hosts && is_older(HOSTS) { Err(Unfit::Certificates { engine, url }) } else { Ok(()) };
         }
         let registry = self.registry.clone();
         if is_older(HOSTS) {
@@ -256,9 +277,16 @@ mod tests {
             ("28.5.2+dfsg3", false, [true, true, false]),
             ("28.5.2+dfsg3", true, [true, true, true]),
         ] {
-            assert_eq!([&hub, &path, &other].map(|mirror| mirror.fits(engine, store).is_ok()), fits, "{engine}");
+            assert_eq!([&hub, &path, &other].map(|mirror| mirror.fits(engine, store, None).is_ok()), fits, "{engine}");
         }
-        assert!(matches!(other.fits("28.5.2", false), Err(Unfit::Store { .. })));
-        assert!(matches!(other.fits("26.1.5", true), Err(Unfit::TooOld { .. })));
+        assert!(matches!(other.fits("28.5.2", false, None), Err(Unfit::Store { .. })));
+        assert!(matches!(other.fits("26.1.5", true, None), Err(Unfit::TooOld { .. })));
+        let secure = mirror("docker.io=https://a:1");
+        assert!(matches!(secure.fits("26.1.5", true, Some("pem")), Err(Unfit::Certificates { .. })));
+        assert!(secure.fits("26.1.5", false, Some("pem")).is_ok() && secure.fits("28.5.2", true, Some("pem")).is_ok());
+        assert!(secure.needs_hosts(true, Some("pem")) && !secure.needs_hosts(false, Some("pem")));
+        assert!(
+            !secure.needs_hosts(true, None) && !hub.needs_hosts(true, Some("pem")) && other.needs_hosts(true, None)
+        );
     }
 }
