@@ -42,9 +42,9 @@ struct StoreMetrics {
 pub struct RequestLabels {
     /// The repository; empty if the request reached none.
     pub repository: String,
-    /// `manifest`, `blob`, `tags`, `referrers`, `token` or `other`.
+    /// `manifest`, `blob`, `upload`, `tags`, `referrers`, `token` or `other`.
     pub kind: &'static str,
-    /// Where the answer came from; `broke_off` if it did not become complete; empty for an error.
+    /// Where the answer came from; `broke_off` if it did not become complete; empty for an error or a push.
     pub outcome: &'static str,
     /// The HTTP status.
     pub status: u16,
