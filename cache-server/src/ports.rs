@@ -12,7 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::Api,
-    connector::{listener::Listener, tls::Certificate},
+    connector::{
+        listener::Listener,
+        tls::{Certificates, Pair},
+    },
     server::Server,
     settings::{CertifiedKeyPem, ConnectorSettings, MainPort, Settings},
 };
@@ -27,8 +30,28 @@ pub struct Ports {
 
 struct Port {
     address: SocketAddr,
-    certificate: Option<Arc<Certificate>>,
+    certificates: Option<Arc<Certificates>>,
     stop: CancellationToken,
+}
+
+/// The certificates of a port: the usual one, and those of host names.
+struct PortTls {
+    usual: CertifiedKeyPem,
+    hosts: Vec<(String, CertifiedKeyPem)>,
+}
+
+impl PortTls {
+    fn usual(&self) -> Pair {
+        pair(&self.usual)
+    }
+
+    fn hosts(&self) -> impl Iterator<Item = (String, Pair)> {
+        self.hosts.iter().map(|(host, pem)| (host.clone(), pair(pem)))
+    }
+}
+
+fn pair(pem: &CertifiedKeyPem) -> Pair {
+    (pem.chain().to_vec(), pem.key())
 }
 
 /// Why a port does not listen as it should.
@@ -83,7 +106,7 @@ impl Ports {
     pub async fn follow(&mut self, settings: &Settings) -> Vec<PortError> {
         let wanted = self.wanted(settings);
         self.open.retain(|number, port| {
-            let stays = wanted.get(number).is_some_and(|tls| tls.is_some() == port.certificate.is_some());
+            let stays = wanted.get(number).is_some_and(|tls| tls.is_some() == port.certificates.is_some());
             if !stays {
                 port.stop.cancel();
             }
@@ -98,35 +121,37 @@ impl Ports {
         failed
     }
 
-    fn wanted(&self, settings: &Settings) -> HashMap<u16, Option<CertifiedKeyPem>> {
+    fn wanted(&self, settings: &Settings) -> HashMap<u16, Option<PortTls>> {
         let connectors = settings.repositories().flat_map(|repository| repository.connectors);
-        let ports = connectors.filter_map(|connector| match connector {
-            ConnectorSettings::Port { port, tls } => Some((*port, tls.clone())),
-            ConnectorSettings::Host { .. } => None,
-        });
-        let main = match &settings.server.main_port {
-            MainPort::Plain => Some((self.main.port(), None)),
-            MainPort::Tls(certificate) => Some((self.main.port(), Some(certificate.clone()))),
-            MainPort::Closed => None,
-        };
-        ports.chain(main).collect()
+        let mut ports = HashMap::new();
+        let mut hosts = Vec::new();
+        for connector in connectors {
+            match connector {
+                ConnectorSettings::Port { port, tls } => {
+                    ports.insert(*port, tls.clone().map(|usual| PortTls { usual, hosts: Vec::new() }));
+                }
+                ConnectorSettings::Host { host, tls } => hosts.extend(tls.clone().map(|tls| (host.clone(), tls))),
+            }
+        }
+        match &settings.server.main_port {
+            MainPort::Plain => drop(ports.insert(self.main.port(), None)),
+            MainPort::Tls(usual) => {
+                ports.insert(self.main.port(), Some(PortTls { usual: usual.clone(), hosts }));
+            }
+            MainPort::Closed => {}
+        }
+        ports
     }
 
-    async fn open_or_renew(
-        &mut self,
-        number: u16,
-        tls: Option<CertifiedKeyPem>,
-        settings: &Settings,
-    ) -> Result<(), PortError> {
+    async fn open_or_renew(&mut self, number: u16, tls: Option<PortTls>, settings: &Settings) -> Result<(), PortError> {
         let unusable = |source| PortError::Certificate { port: number, source };
         if let Some(port) = self.open.get(&number) {
-            if let (Some(certificate), Some(pem)) = (&port.certificate, tls) {
-                certificate.replace(pem.chain().to_vec(), pem.key()).map_err(unusable)?;
+            if let (Some(certificates), Some(tls)) = (&port.certificates, tls) {
+                certificates.replace(tls.usual(), tls.hosts()).map_err(unusable)?;
             }
             return Ok(());
         }
-        let certificate =
-            tls.map(|pem| Certificate::new(pem.chain().to_vec(), pem.key())).transpose().map_err(unusable)?;
+        let certificates = tls.map(|tls| Certificates::new(tls.usual(), tls.hosts())).transpose().map_err(unusable)?;
         let address = SocketAddr::new(self.ip(), number);
         let bind = |source| PortError::Bind { address, source };
         let listener = TcpListener::bind(address).await.map_err(bind)?;
@@ -135,14 +160,14 @@ impl Ports {
         let connector = (number != self.main.port()).then_some(number);
         let listener = Listener::new(
             listener,
-            certificate.as_ref().map(Certificate::server_config),
+            certificates.as_ref().map(Certificates::server_config),
             &settings.server.limits,
             self.server.connections.clone(),
             stop.clone(),
         );
         tokio::spawn(listener.run(Api::new(Arc::clone(&self.server), connector)));
-        tracing::info!(address = %address, tls = certificate.is_some(), "listening");
-        self.open.insert(number, Port { address, certificate, stop });
+        tracing::info!(address = %address, tls = certificates.is_some(), "listening");
+        self.open.insert(number, Port { address, certificates, stop });
         Ok(())
     }
 

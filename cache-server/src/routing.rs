@@ -164,7 +164,9 @@ impl Routing {
             for connector in repository.connectors {
                 match connector {
                     ConnectorSettings::Port { port, .. } => drop(table.ports.insert(*port, repository.name.clone())),
-                    ConnectorSettings::Host { host } => drop(table.hosts.insert(host.clone(), repository.name.clone())),
+                    ConnectorSettings::Host { host, .. } => {
+                        drop(table.hosts.insert(host.clone(), repository.name.clone()))
+                    }
                 }
             }
         }
@@ -270,7 +272,7 @@ fn way_in(repository: &RepositoryFacts<'_>, registry: Option<&RegistryName>) -> 
     let of_registry = registry.map_or_else(String::new, |registry| format!(", /v2/{registry}/<image>, ns={registry}"));
     let connectors = repository.connectors.iter().map(|connector| match connector {
         ConnectorSettings::Port { port, .. } => format!(", port {port}"),
-        ConnectorSettings::Host { host } => format!(", host {host}"),
+        ConnectorSettings::Host { host, .. } => format!(", host {host}"),
     });
     format!(
         "{name} by /repository/{name}/v2/<image>, /v2/{name}/<image>{of_registry}{}",

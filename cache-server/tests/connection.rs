@@ -50,6 +50,11 @@ impl Line {
     }
 
     async fn tls(address: SocketAddr, trusted: &[u8]) -> std::io::Result<Self> {
+        Self::tls_to(address, trusted, "localhost").await
+    }
+
+    /// Asks for a certificate of this name.
+    async fn tls_to(address: SocketAddr, trusted: &[u8], name: &str) -> std::io::Result<Self> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from(trusted.to_vec())).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -59,7 +64,7 @@ impl Line {
             .with_root_certificates(roots)
             .with_no_client_auth();
         let stream = TcpStream::connect(address).await?;
-        let name = ServerName::try_from("localhost").unwrap();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
         let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
         Ok(Self { wire: Box::new(stream), buffer: Vec::new() })
     }
@@ -216,6 +221,53 @@ async fn a_new_certificate_is_shown_without_a_restart_or_a_cut() {
     assert!(Line::tls(cache.address, &old).await.is_err(), "the old one is shown no more");
     gate.open();
     assert!(running.answer().await == (200, body));
+}
+
+#[tokio::test]
+async fn hosts_show_their_own_certificates_and_may_share_one() {
+    let hub = Registry::start().await;
+    let team = Registry::start().await;
+    let host = |name: &str, secret: &str| format!("{{host: {name}, tlsSecretRef: {{name: {secret}}}}}");
+    let config = |secret: &str| {
+        // Seeds: project-push.example.com and project.example.com with one wildcard certificate.
+        let of_hub = format!("connectors: [{}, {{host: plain.example.org}}]", host("project.example.com", secret));
+        let of_team = format!("connectors: [{}]", host("project-push.example.com", secret));
+        mirror("hub", "docker.io", &hub.url(), &of_hub)
+            + &mirror("team", "team.example.com", &team.url(), &of_team)
+            + &server("tls: {mode: Secret, secretRef: {name: cert}}")
+    };
+    let setup = Setup::new(&config("wildcard"));
+    let main = certificate(&setup, "cert");
+    let wildcard = support::certificate_for(&setup, "wildcard", "*.example.com");
+    let other = support::certificate_for(&setup, "other", "*.example.com");
+    let cache = setup.start().await;
+    let (hub_body, team_body) = (manifest_of(&[b"hub"]), manifest_of(&[b"team"]));
+    hub.manifest("library/app", "1", OCI_MANIFEST, &hub_body);
+    team.manifest("app", "1", OCI_MANIFEST, &team_body);
+    let ask = |host: &str| format!("GET /v2/app/manifests/1 HTTP/1.1\r\nhost: {host}\r\n\r\n");
+    for (host, body) in [("project.example.com", &hub_body), ("project-push.example.com", &team_body)] {
+        for spelt in [host.to_owned(), host.to_uppercase()] {
+            let mut line = Line::tls_to(cache.address, &wildcard, &spelt).await.unwrap();
+            line.send(&ask(host)).await;
+            assert!(line.answer().await == (200, body.clone()), "{host}");
+        }
+        assert!(Line::tls_to(cache.address, &main, host).await.is_err(), "{host} shows the main certificate");
+    }
+    // Every other name gets the main port's own.
+    Line::tls(cache.address, &main).await.unwrap();
+    assert!(Line::tls_to(cache.address, &wildcard, "other.example.com").await.is_err());
+
+    // Another Secret is shown from then on, and a connection that is open goes on.
+    let mut open = Line::tls_to(cache.address, &wildcard, "project.example.com").await.unwrap();
+    setup.configure(&config("other"));
+    cache.reload();
+    let deadline = Instant::now() + PATIENCE;
+    while Line::tls_to(cache.address, &other, "project.example.com").await.is_err() {
+        assert!(Instant::now() < deadline, "the new certificate is not shown");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    open.send(&ask("project.example.com")).await;
+    assert!(open.answer().await == (200, hub_body));
 }
 
 #[tokio::test]

@@ -43,6 +43,9 @@ pub struct Retention {
 #[x_kube(
     validation = Rule::new("has(self.port) != has(self.host)").message("a connector must have either port or host"),
     validation = Rule::new("!has(self.tls) || has(self.port)").message("tls must only be set on a connector with a port"),
+    validation = Rule::new("!has(self.nodePort) || has(self.port)").message("nodePort must only be set on a connector with a port"),
+    validation = Rule::new("!has(self.tlsSecretRef) || has(self.host)")
+        .message("tlsSecretRef must only be set on a connector with a host; the certificate of a port is tls.secretRef"),
 )]
 pub struct Connector {
     /// A TCP port of the cache server; the whole path of a request is the image name.
@@ -56,6 +59,13 @@ pub struct Connector {
     /// The certificate for this port. Unset: plain HTTP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<ConnectorTls>,
+    /// The port that every node opens for `port`, where `service.type` of the `CacheServer` is NodePort or LoadBalancer. Unset: one of Kubernetes' choice. Only in a cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub node_port: Option<u16>,
+    /// Secret with `tls.crt` and `tls.key`: the certificate for clients that call the main port by this host name. Several hosts may share one, as with a wildcard certificate. Unset: the main port's own certificate. Read again when it changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_secret_ref: Option<SecretRef>,
 }
 
 /// The certificate of a port.

@@ -59,6 +59,8 @@ use crate::{
     validation = Rule::new("self.members.size() > 0").message("members must name at least one repository"),
     validation = Rule::new("self.members.all(member, self.members.exists_one(other, other == member))")
         .message("members must name each repository once"),
+    validation = Rule::new("!has(self.nodes) || (has(self.nodes.registries) && self.nodes.registries.size() > 0)")
+        .message("nodes.registries must name the registries that nodes pull through the group (docker.io): a group has none of its own"),
 )]
 pub struct RepositoryGroupSpec {
     /// Name of the `CacheServer` that serves this group and all of its members.

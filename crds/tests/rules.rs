@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-use crds::{CacheServer, RegistryMirror};
+use crds::{CacheServer, RegistryMirror, RepositoryGroup};
 use serde_json::{Value, json};
 
 #[expect(clippy::unwrap_in_result, reason = "a test may end so")]
@@ -14,7 +14,10 @@ fn mirror(spoil: impl FnOnce(&mut Value)) -> Result<(), String> {
         "spec": {
             "anonymousPull": true,
             "upstream": {"url": "https://registry-1.docker.io", "credentialsSecretRef": {"name": "hub"}},
-            "connectors": [{"port": 5001, "tls": {"secretRef": {"name": "tls"}}}, {"host": "hub.example.com"}],
+            "connectors": [
+                {"port": 5001, "nodePort": 30501, "tls": {"secretRef": {"name": "tls"}}},
+                {"host": "hub.example.com", "tlsSecretRef": {"name": "tls"}},
+            ],
         },
     });
     spoil(&mut object);
@@ -100,6 +103,16 @@ fn illegal_mirrors_are_refused_with_the_right_sentence() {
             json!([{"host": "a", "tls": {"secretRef": {"name": "tls"}}}]),
             "tls must only be set on a connector with a port",
         ),
+        (
+            "/spec/connectors",
+            json!([{"host": "a", "nodePort": 30501}]),
+            "nodePort must only be set on a connector with a port",
+        ),
+        (
+            "/spec/connectors",
+            json!([{"port": 5001, "tlsSecretRef": {"name": "tls"}}]),
+            "tlsSecretRef must only be set on a connector with a host",
+        ),
         ("/metadata/name", json!("probe"), "must not be named library, token"),
         ("/spec/nodes", json!({"fallback": "Never"}), "acknowledgeBootstrapRisk must be true when fallback is Never"),
         ("/spec/nodes", json!({"probe": {"timeout": "0s"}}), "probe.interval and probe.timeout must be longer than 0s"),
@@ -148,6 +161,20 @@ fn illegal_servers_are_refused_with_the_right_sentence() {
         assert!(refused.contains(sentence), "{spec} gave {refused}");
     }
     assert_eq!(server(json!({"limits": {"drain": "0s"}})), Ok(()));
+}
+
+#[test]
+fn nodes_of_a_group_need_registries() {
+    let group = |nodes: Value| {
+        let spec = json!({"members": ["a"], "nodes": nodes});
+        let group = RepositoryGroup::new("all", serde_json::from_value(spec).unwrap());
+        group.validate_cel().map_err(|errors| errors.to_string())
+    };
+    assert_eq!(group(json!({"registries": ["docker.io"]})), Ok(()));
+    for nodes in [json!({}), json!({"registries": []})] {
+        let refused = group(nodes).unwrap_err();
+        assert!(refused.contains("nodes.registries must name the registries"), "{refused}");
+    }
 }
 
 #[test]

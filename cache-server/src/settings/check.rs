@@ -34,6 +34,7 @@ pub(super) fn settings(
     connectors_occur_once(objects, main_port, &mut mistakes);
 
     let server = server(objects, secrets, &mut mistakes);
+    connectors_fit_the_server(objects, &server.main_port, &mut mistakes);
     let mut made = Vec::new();
     let mut claims = BTreeMap::new();
     for object in &objects.mirrors {
@@ -130,6 +131,24 @@ fn connectors_occur_once(objects: &Objects, main_port: Option<u16>, mistakes: &m
                 mistakes.note(repository.place, &field, message);
             } else {
                 seen.insert(key, format!("the {} {}", repository.kind, repository.name));
+            }
+        }
+    }
+}
+
+/// A certificate of a host name is shown in a TLS handshake of the main port, so there must be one.
+fn connectors_fit_the_server(objects: &Objects, main_port: &MainPort, mistakes: &mut Mistakes) {
+    for repository in objects.repositories() {
+        for (index, connector) in repository.connectors.iter().enumerate() {
+            if connector.tls_secret_ref.is_some() && *main_port == MainPort::Plain {
+                let field = format!("spec.connectors[{index}].tlsSecretRef");
+                let message = "must not be set while the main port is plain HTTP, which shows no certificates; set spec.tls of the CacheServer, or remove it";
+                mistakes.note(repository.place, &field, message);
+            }
+            if connector.node_port.is_some() {
+                let field = format!("spec.connectors[{index}].nodePort");
+                let message = "only works in a cluster, where the operator runs the Service; remove it";
+                mistakes.note(repository.place, &field, message);
             }
         }
     }
@@ -401,7 +420,11 @@ fn connectors(
                 let tls = certificate(secret, place, &field, secrets, mistakes)?;
                 Some(ConnectorSettings::Port { port, tls })
             }
-            (None, Some(host)) => Some(ConnectorSettings::Host { host: host.clone() }),
+            (None, Some(host)) => {
+                let field = format!("spec.connectors[{index}].tlsSecretRef");
+                let tls = certificate(connector.tls_secret_ref.as_ref(), place, &field, secrets, mistakes)?;
+                Some(ConnectorSettings::Host { host: host.clone(), tls })
+            }
             // CEL refused it before.
             (None, None) => None,
         })
@@ -648,6 +671,14 @@ mod tests {
             (
                 vec![with(mirror("a"), "/spec/connectors", json!([{"port": 5001, "tls": {"secretRef": secret}}]))],
                 "spec.connectors[0].tls.secretRef: the Secret",
+            ),
+            (
+                vec![with(mirror("a"), "/spec/connectors", json!([{"host": "x", "tlsSecretRef": secret}]))],
+                "spec.connectors[0].tlsSecretRef: must not be set while the main port is plain HTTP",
+            ),
+            (
+                vec![with(mirror("a"), "/spec/connectors", json!([{"port": 5001, "nodePort": 30501}]))],
+                "spec.connectors[0].nodePort: only works in a cluster",
             ),
             (
                 vec![

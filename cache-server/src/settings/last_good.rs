@@ -62,7 +62,7 @@ fn keep_repository(fresh: &mut Settings, object: &ObjectName, previous: &Setting
 fn clash(one: &RepositoryFacts<'_>, other: &RepositoryFacts<'_>) -> bool {
     let same_way = |one: &ConnectorSettings, other: &ConnectorSettings| match (one, other) {
         (ConnectorSettings::Port { port: one, .. }, ConnectorSettings::Port { port: other, .. }) => one == other,
-        (ConnectorSettings::Host { host: one }, ConnectorSettings::Host { host: other }) => one == other,
+        (ConnectorSettings::Host { host: one, .. }, ConnectorSettings::Host { host: other, .. }) => one == other,
         _ => false,
     };
     one.name == other.name || one.connectors.iter().any(|way| other.connectors.iter().any(|taken| same_way(way, taken)))

@@ -278,5 +278,8 @@ pub enum ConnectorSettings {
     Host {
         /// The host name, lower case, without port.
         host: String,
+        /// The certificate for clients that ask for that name; `None`: the main port's own. Never with a main port that has
+        /// no TLS.
+        tls: Option<CertifiedKeyPem>,
     },
 }

@@ -226,7 +226,12 @@ impl Drop for Cache {
 
 /// Where the configuration's certificate goes.
 pub fn certificate(setup: &Setup, secret: &str) -> Vec<u8> {
-    let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    certificate_for(setup, secret, "localhost")
+}
+
+/// A certificate for another name.
+pub fn certificate_for(setup: &Setup, secret: &str, name: &str) -> Vec<u8> {
+    let issued = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
     setup.secret(secret, "tls.crt", &issued.cert.pem());
     setup.secret(secret, "tls.key", &issued.signing_key.serialize_pem());
     issued.cert.der().to_vec()

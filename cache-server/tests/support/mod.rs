@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use cache::{Cache, Setup, certificate, files, mirror};
+pub use cache::{Cache, Setup, certificate, certificate_for, files, mirror};
 pub use client::{Answer, Client, Reply};
 pub use registry::{Gate, Play, Registry, Seen};
 
