@@ -328,6 +328,10 @@ pub struct CacheServerStatus {
     /// How many repositories it serves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repository_count: Option<u32>,
+    /// The repositories that it serves, of all kinds. Who is written here keeps its name when another kind claims it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub repositories: Vec<ServedRepository>,
     /// Which repository a registry leads to. Who is written here keeps it when another one claims it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["registry"]))]
@@ -336,6 +340,18 @@ pub struct CacheServerStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
+}
+
+/// A repository that is served.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServedRepository {
+    /// The repository's name.
+    pub name: String,
+    /// The kind of its object.
+    pub kind: String,
+    /// The `metadata.uid` of its object.
+    pub uid: String,
 }
 
 /// Which repository a registry leads to.

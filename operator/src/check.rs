@@ -1,6 +1,6 @@
 //! `operator check`: whether everything that was asked for is in force, for `helm test`. Reads only. May import `settings`.
 
-use crds::{CacheServer, NodeMirror, RegistryMirror, conditions::READY};
+use crds::{CacheServer, HostedRepository, NodeMirror, RegistryMirror, RepositoryGroup, conditions::READY};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{Api, Client, Resource, ResourceExt, api::ListParams};
 use tokio::time::{Duration, Instant, sleep};
@@ -54,6 +54,10 @@ async fn complaints(client: &Client, settings: &CheckSettings) -> Result<Vec<Str
     let servers = servers.list(&every).await.map_err(ask("list cacheservers"))?.items;
     let mirrors: Api<RegistryMirror> = Api::all(client.clone());
     let mirrors = mirrors.list(&every).await.map_err(ask("list registrymirrors"))?.items;
+    let hosted: Api<HostedRepository> = Api::all(client.clone());
+    let hosted = hosted.list(&every).await.map_err(ask("list hostedrepositories"))?.items;
+    let groups: Api<RepositoryGroup> = Api::all(client.clone());
+    let groups = groups.list(&every).await.map_err(ask("list repositorygroups"))?.items;
     let nodes: Api<NodeMirror> = Api::all(client.clone());
     let nodes = nodes.list(&every).await.map_err(ask("list nodemirrors"))?.items;
 
@@ -78,6 +82,22 @@ async fn complaints(client: &Client, settings: &CheckSettings) -> Result<Vec<Str
             conditions(status.map(|it| &it.conditions)),
         )
     });
+    let hosted = hosted.iter().filter_map(|hosted| {
+        let status = hosted.status.as_ref();
+        complaint(
+            hosted,
+            status.and_then(|status| status.observed_generation),
+            conditions(status.map(|it| &it.conditions)),
+        )
+    });
+    let groups = groups.iter().filter_map(|group| {
+        let status = group.status.as_ref();
+        complaint(
+            group,
+            status.and_then(|status| status.observed_generation),
+            conditions(status.map(|it| &it.conditions)),
+        )
+    });
     let nodes = nodes.iter().filter_map(|node| {
         let status = node.status.as_ref();
         complaint(
@@ -86,7 +106,7 @@ async fn complaints(client: &Client, settings: &CheckSettings) -> Result<Vec<Str
             conditions(status.map(|it| &it.conditions)),
         )
     });
-    Ok(absent.chain(servers).chain(mirrors).chain(nodes).collect())
+    Ok(absent.chain(servers).chain(mirrors).chain(hosted).chain(groups).chain(nodes).collect())
 }
 
 fn conditions(listed: Option<&Vec<Condition>>) -> &[Condition] {

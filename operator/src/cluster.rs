@@ -1,8 +1,8 @@
-//! What the apiserver holds, as far as the operator watches it: one reflector per kind. Reads only. May import `settings`.
+//! What the apiserver holds, as far as the operator watches it: one reflector per kind. Reads only. May import `settings` and `causes`.
 
 use std::{fmt::Debug, hash::Hash};
 
-use crds::{CacheServer, NodeMirror, RegistryMirror};
+use crds::{CacheServer, HostedRepository, NodeMirror, RegistryMirror, RepositoryGroup};
 use futures_util::StreamExt;
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -19,7 +19,7 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
-use crate::settings::Settings;
+use crate::{causes::chain, settings::Settings};
 
 /// The label by which our pods are told from others.
 const OURS: &str = "app.kubernetes.io/managed-by=entrepot-operator";
@@ -40,6 +40,10 @@ impl<K> Kind for K where
 pub struct Cluster {
     /// Mirrors.
     pub mirrors: Store<RegistryMirror>,
+    /// Hosted repositories.
+    pub hosted: Store<HostedRepository>,
+    /// Groups.
+    pub groups: Store<RepositoryGroup>,
     /// Cache servers.
     pub servers: Store<CacheServer>,
     /// What nodes' agents shall write, and did.
@@ -75,6 +79,8 @@ impl Cluster {
         let c = client;
         Self {
             mirrors: follow(Api::all(c.clone()), everything(), changes),
+            hosted: follow(Api::all(c.clone()), everything(), changes),
+            groups: follow(Api::all(c.clone()), everything(), changes),
             servers: follow(Api::all(c.clone()), everything(), changes),
             node_mirrors: follow(Api::all(c.clone()), everything(), changes),
             nodes: follow(Api::all(c.clone()), everything(), changes),
@@ -93,6 +99,8 @@ impl Cluster {
     /// Resolves when every store holds its first full list.
     pub async fn ready(&self) -> Result<(), WriterDropped> {
         self.mirrors.wait_until_ready().await?;
+        self.hosted.wait_until_ready().await?;
+        self.groups.wait_until_ready().await?;
         self.servers.wait_until_ready().await?;
         self.node_mirrors.wait_until_ready().await?;
         self.nodes.wait_until_ready().await?;
@@ -149,20 +157,4 @@ where
         }
     });
     store
-}
-
-/// An error with its causes, on one line.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        // Some libraries repeat their source.
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -1,8 +1,12 @@
-//! What a `CacheServer` refers to, and what there is of it already. Reads only. May import `cluster` and `desired::names`.
+//! What a `CacheServer` refers to, and what there is of it already. Reads only.
+//! May import `cluster`, `repository` and `desired::names`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use crds::{CacheServer, NodeMirror, RegistryMirror};
+use crds::{CacheServer, NodeMirror};
 use k8s_openapi::{
     ByteString,
     api::{
@@ -15,6 +19,7 @@ use kube::ResourceExt;
 use crate::{
     cluster::{Cluster, named},
     desired::{claim, names},
+    repository::{Holders, Repository, holders},
 };
 
 /// All that bears on one cache server.
@@ -22,8 +27,10 @@ use crate::{
 pub struct Gathered {
     /// The server itself.
     pub server: Arc<CacheServer>,
-    /// The mirrors that name it, by name.
-    pub mirrors: Vec<Arc<RegistryMirror>>,
+    /// The repositories that name it, by name.
+    pub repositories: Vec<Repository>,
+    /// Who has each name, those of other servers too.
+    pub holders: Holders,
     /// All Secrets of the namespace, by name.
     pub secrets: BTreeMap<String, Arc<Secret>>,
     /// The configuration as it was written last.
@@ -61,12 +68,14 @@ impl Gathered {
 pub fn gather(cluster: &Cluster, namespace: &str, server: &Arc<CacheServer>) -> Gathered {
     let name = server.name_any();
     let objects = names::objects(&name);
-    let mut mirrors = cluster.mirrors.state_filter(|mirror| mirror.spec.server == name);
-    mirrors.sort_by_key(|mirror| mirror.name_any());
+    let mut all = repositories(cluster);
+    let holders = holders(&all, &recorded(cluster));
+    all.retain(|repository| repository.server() == name);
     let claim_name = claim::claim_name(server).unwrap_or_else(|| objects.clone());
     Gathered {
         server: Arc::clone(server),
-        mirrors,
+        repositories: all,
+        holders,
         secrets: cluster.secrets.state().into_iter().map(|secret| (secret.name_any(), secret)).collect(),
         config_map: named(&cluster.config_maps, namespace, &objects),
         deployment: named(&cluster.deployments, namespace, &objects),
@@ -76,6 +85,30 @@ pub fn gather(cluster: &Cluster, namespace: &str, server: &Arc<CacheServer>) -> 
         node_mirrors: by_name(cluster.node_mirrors.state()),
         nodes: by_name(cluster.nodes.state()),
     }
+}
+
+/// The repositories of all kinds and servers, by name and kind.
+#[must_use]
+pub fn repositories(cluster: &Cluster) -> Vec<Repository> {
+    let mirrors = cluster.mirrors.state().into_iter().map(Repository::Mirror);
+    let hosted = cluster.hosted.state().into_iter().map(Repository::Hosted);
+    let groups = cluster.groups.state().into_iter().map(Repository::Group);
+    let mut all: Vec<Repository> = mirrors.chain(hosted).chain(groups).collect();
+    all.sort_by_key(|repository| (repository.name(), repository.kind()));
+    all
+}
+
+/// Who has each name.
+#[must_use]
+pub fn name_holders(cluster: &Cluster) -> Holders {
+    holders(&repositories(cluster), &recorded(cluster))
+}
+
+/// The uids of the repositories that any server's status says it serves.
+fn recorded(cluster: &Cluster) -> BTreeSet<String> {
+    let servers = cluster.servers.state();
+    let statuses = servers.iter().filter_map(|server| server.status.as_ref());
+    statuses.flat_map(|status| &status.repositories).map(|served| served.uid.clone()).collect()
 }
 
 /// The pods of a cache server that are not on their way out, by name.

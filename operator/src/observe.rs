@@ -1,5 +1,5 @@
 //! What running cache servers say: asked on their port 9090, often while something is awaited, seldom otherwise.
-//! May import `cluster` and `gather`. Writes nothing at the apiserver.
+//! May import `causes`, `cluster`, `gather` and `repository`. Writes nothing at the apiserver.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -15,10 +15,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 
-use crate::{
-    cluster::{Cluster, chain},
-    gather::pods,
-};
+use crate::{causes::chain, cluster::Cluster, gather::pods, repository::MIRROR};
 
 /// Between two questions while something is awaited.
 const EAGER: Duration = Duration::from_millis(500);
@@ -265,7 +262,7 @@ impl Observer {
                     Some(_) => LAZY,
                 };
                 let due = asked.checks.get(&key).is_none_or(|(last, of)| *of != sign || last.elapsed() >= pause);
-                if due && heard.serves("RegistryMirror", &repository) && asked.running.insert(key) {
+                if due && heard.serves(MIRROR, &repository) && asked.running.insert(key) {
                     let (observer, server, origin) = (Arc::clone(self), server.clone(), origin.clone());
                     tokio::spawn(async move { observer.check(server, &origin, repository, sign).await });
                 }

@@ -3,7 +3,7 @@
 
 use std::{fmt::Debug, time::Duration};
 
-use crds::{CacheServer, NodeMirror, RegistryMirror};
+use crds::{CacheServer, NodeMirror, RegistryMirror, RepositoryGroup};
 use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{Node, Pod},
@@ -89,6 +89,7 @@ async fn release(client: &Client, settings: &ReleaseSettings) -> Result<Vec<Stri
     let left = wait(client, &node_mirrors, Duration::from_secs(settings.wait_seconds)).await?;
     remove_canaries(client, settings).await?;
     remove_finalizers::<RegistryMirror>(client).await?;
+    remove_finalizers::<RepositoryGroup>(client).await?;
     remove_finalizers::<CacheServer>(client).await?;
     Ok(left)
 }

@@ -13,7 +13,8 @@ use tokio::{
 
 use crate::{
     apply::{self, FIELD_MANAGER, Writer},
-    cluster::{Cluster, chain},
+    causes::chain,
+    cluster::Cluster,
     controllers::{self, Context, default_server},
     leader::Leader,
     metrics::{self, Metrics},

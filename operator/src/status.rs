@@ -1,20 +1,26 @@
-//! What is said of objects: conditions, counts, events. Pure. May import `gather`, `observe`, `validate` and `desired`.
+//! What is said of objects: conditions, counts, events. Pure. May import `gather`, `observe`, `repository`, `validate` and
+//! `desired`.
+
+use std::collections::BTreeSet;
 
 use crds::{
-    CacheServerStatus, RegistryMirror, RegistryMirrorStatus, conditions, node_mirror::EntryState, nodes::NodeCounts,
+    CacheServerStatus, HostedRepositoryStatus, RegistryMirror, RegistryMirrorStatus, RepositoryGroupStatus, conditions,
+    node_mirror::EntryState, nodes::NodeCounts,
 };
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt;
+use serde_json::{Value, json};
 
 use crate::{
     desired::{
         claim::claim_name,
-        node_entries::{Endpoint, in_force, is_ready, is_verified},
+        node_entries::{Conflict, Endpoint, in_force, is_ready, is_verified},
     },
     gather::Gathered,
     observe::Heard,
-    validate::{Valid, Verdict, registry},
+    repository::{Repository, registry},
+    validate::{Problem, Valid, Verdict},
 };
 
 /// How many nodes a message names.
@@ -106,7 +112,7 @@ pub fn server(
     let available = deployment_is_available(gathered);
     let ready = if let Some((reason, message)) = failure {
         Fact::no(conditions::READY, reason, message)
-    } else if let Verdict::Kept(problem) | Verdict::Refused(problem) = &valid.server {
+    } else if let Some(problem) = valid.server.first_problem() {
         Fact::no(conditions::READY, problem.reason(), problem.to_string())
     } else if let Some(message) = heard.mistake("CacheServer", &server.name_any(), generation) {
         Fact::no(conditions::READY, "Mistake", message)
@@ -128,7 +134,8 @@ pub fn server(
     CacheServerStatus {
         observed_generation: generation,
         endpoint: endpoint.map(|endpoint| endpoint.origin.clone()),
-        repository_count: u32::try_from(valid.documents.len()).ok(),
+        repository_count: u32::try_from(valid.repositories.len()).ok(),
+        repositories: valid.repositories.clone(),
         registries: valid.holders.clone(),
         conditions: conditions_of(&held.conditions, facts, generation, now),
     }
@@ -211,7 +218,7 @@ fn storage(gathered: &Gathered, heard: &Heard) -> Fact {
     }
 }
 
-/// How the server of a mirror is, as its mirrors see it.
+/// How the server of a repository is, as its repositories see it.
 #[derive(Clone, Debug)]
 pub enum ServerView<'a> {
     /// There is none of that name. The names of those that there are.
@@ -220,7 +227,7 @@ pub enum ServerView<'a> {
     Leaving,
     /// It is there.
     There {
-        /// What was judged of its mirrors.
+        /// What was judged of its repositories.
         valid: &'a Valid,
         /// What it says.
         heard: &'a Heard,
@@ -231,7 +238,7 @@ pub enum ServerView<'a> {
     },
 }
 
-/// How one node fares with a mirror.
+/// How one node fares with a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NodeState {
     /// It was seen to pull through it.
@@ -242,46 +249,67 @@ pub enum NodeState {
     Withdrawn(String),
     /// The files could not be written, or are someone else's.
     Failed(String),
-    /// Another mirror has the registry here.
+    /// Another repository has the registry here.
     Taken(String),
     /// Nothing yet.
     Pending(String),
 }
 
-/// The status of a mirror. `nodes`: each node that is meant, by name; `None` without `spec.nodes`.
+/// How nodes fare with a repository that wants some.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodesView {
+    /// None is switched over, since that would do no good.
+    Refused(Problem),
+    /// Each node that is meant, by name.
+    Each(Vec<(String, NodeState)>),
+}
+
+/// A status as it shall be.
+#[derive(Clone, Debug)]
+pub struct Said {
+    /// The whole of it.
+    pub status: Value,
+    /// Its conditions.
+    pub conditions: Vec<Condition>,
+}
+
+/// The status of a repository. `nodes`: `None` without `spec.nodes`.
 #[must_use]
-pub fn mirror(
-    mirror: &RegistryMirror,
-    view: &ServerView<'_>,
-    nodes: Option<&[(String, NodeState)]>,
-    now: Timestamp,
-) -> RegistryMirrorStatus {
-    let held = mirror.status.clone().unwrap_or_default();
-    let generation = mirror.metadata.generation;
-    let upstream = upstream(mirror, view, &held.conditions);
-    let ready = ready(mirror, view, &upstream);
+pub fn repository(repository: &Repository, view: &ServerView<'_>, nodes: Option<&NodesView>, now: Timestamp) -> Said {
+    let held = repository.conditions();
+    let observed_generation = repository.meta().generation;
+    let upstream = match repository {
+        Repository::Mirror(mirror) => Some(upstream(mirror, view, held)),
+        Repository::Hosted(_) | Repository::Group(_) => None,
+    };
+    let ready = ready(repository, view, upstream.as_ref());
     let progressing = match ready.reason.as_str() {
         "Loading" | "ServerNotRunning" => Fact::yes(conditions::PROGRESSING, &ready.reason, ready.message.clone()),
         _ => Fact::no(conditions::PROGRESSING, "Settled", "nothing is under way"),
     };
-    let mut facts = vec![ready, progressing, upstream];
+    let mut facts = vec![ready, progressing];
+    facts.extend(upstream);
     facts.extend(nodes.map(nodes_configured));
     let endpoint = match view {
-        ServerView::There { endpoint, .. } => endpoint.map(|endpoint| endpoint.repository(&mirror.name_any())),
+        ServerView::There { endpoint, .. } => endpoint.map(|endpoint| endpoint.repository(&repository.name())),
         _ => None,
     };
-    RegistryMirrorStatus {
-        observed_generation: generation,
-        registry: registry(mirror),
-        endpoint,
-        nodes: nodes.map(counts),
-        conditions: conditions_of(&held.conditions, facts, generation, now),
-    }
+    let conditions = conditions_of(held, facts, observed_generation, now);
+    let said = conditions.clone();
+    let nodes = nodes.map(counts);
+    let status = match repository {
+        Repository::Mirror(mirror) => {
+            json!(RegistryMirrorStatus { observed_generation, registry: registry(mirror), endpoint, nodes, conditions })
+        }
+        Repository::Hosted(_) => json!(HostedRepositoryStatus { observed_generation, endpoint, conditions }),
+        Repository::Group(_) => json!(RepositoryGroupStatus { observed_generation, endpoint, nodes, conditions }),
+    };
+    Said { status, conditions: said }
 }
 
-fn ready(mirror: &RegistryMirror, view: &ServerView<'_>, upstream: &Fact) -> Fact {
+fn ready(repository: &Repository, view: &ServerView<'_>, upstream: Option<&Fact>) -> Fact {
     let kind = conditions::READY;
-    let (name, server) = (mirror.name_any(), &mirror.spec.server);
+    let (name, server) = (repository.name(), repository.server());
     let (valid, heard, trouble) = match view {
         ServerView::Missing(known) => {
             let known = if known.is_empty() {
@@ -302,39 +330,49 @@ fn ready(mirror: &RegistryMirror, view: &ServerView<'_>, upstream: &Fact) -> Fac
                 kind,
                 "ServerDeleted",
                 format!(
-                    "the CacheServer {server} is being deleted; set spec.server to another one, or delete this mirror"
+                    "the CacheServer {server} is being deleted; set spec.server to another one, or delete this {}",
+                    repository.kind()
                 ),
             );
         }
         ServerView::There { valid, heard, trouble, .. } => (valid, heard, trouble),
     };
-    match valid.verdicts.get(&name) {
+    let partly = match valid.verdicts.get(&repository.key()) {
         Some(Verdict::Refused(problem)) => return Fact::no(kind, problem.reason(), problem.to_string()),
         Some(Verdict::Kept(problem)) => {
             return Fact::no(kind, problem.reason(), format!("{problem}. Until then the last good version is served"));
         }
-        Some(Verdict::Good) => {}
+        Some(Verdict::Partly(problems)) => problems.as_slice(),
+        Some(Verdict::Good) => &[],
         None => return Fact::no(kind, "Leaving", "it is being deleted"),
-    }
-    let generation = mirror.metadata.generation;
-    if let Some(message) = heard.mistake("RegistryMirror", &name, generation) {
+    };
+    let generation = repository.meta().generation;
+    if let Some(message) = heard.mistake(repository.kind(), &name, generation) {
         return Fact::no(kind, "Mistake", message);
+    }
+    if let Some(first) = partly.first() {
+        let all: Vec<String> = partly.iter().map(ToString::to_string).collect();
+        return Fact::no(
+            kind,
+            first.reason(),
+            format!("{}. Until then everything else of it is served", all.join("; ")),
+        );
     }
     if heard.report.is_none() {
         let why = trouble.clone().unwrap_or_else(|| "its pod does not answer yet".to_owned());
         return Fact::no(kind, "ServerNotRunning", format!("the CacheServer {server} does not serve: {why}"));
     }
-    if !heard.has_loaded("RegistryMirror", &name, generation) {
+    if !heard.has_loaded(repository.kind(), &name, generation) {
         return Fact::no(kind, "Loading", "the cache server has not loaded this version yet; that takes a few seconds");
     }
-    if !mirror.spec.online {
+    if !repository.is_online() {
         return Fact::yes(
             kind,
             "Offline",
             "it is served as written: online is false, so every request is answered 503",
         );
     }
-    if upstream.status == "False" {
+    if upstream.is_some_and(|upstream| upstream.status == "False") {
         return Fact::yes(
             kind,
             "ServingCachedOnly",
@@ -381,7 +419,11 @@ fn upstream(mirror: &RegistryMirror, view: &ServerView<'_>, held: &[Condition]) 
     }
 }
 
-fn counts(nodes: &[(String, NodeState)]) -> NodeCounts {
+fn counts(nodes: &NodesView) -> NodeCounts {
+    let nodes = match nodes {
+        NodesView::Refused(_) => &[],
+        NodesView::Each(nodes) => nodes.as_slice(),
+    };
     let count = |wanted: fn(&NodeState) -> bool| {
         u32::try_from(nodes.iter().filter(|(_, state)| wanted(state)).count()).unwrap_or(u32::MAX)
     };
@@ -397,8 +439,12 @@ fn counts(nodes: &[(String, NodeState)]) -> NodeCounts {
     }
 }
 
-fn nodes_configured(nodes: &[(String, NodeState)]) -> Fact {
+fn nodes_configured(nodes: &NodesView) -> Fact {
     let kind = conditions::NODES_CONFIGURED;
+    let nodes = match nodes {
+        NodesView::Refused(problem) => return Fact::no(kind, problem.reason(), problem.to_string()),
+        NodesView::Each(nodes) => nodes,
+    };
     let (all, mut open) = (nodes.len(), Vec::new());
     let mut reason = ("RollingOut", 0);
     for (name, state) in nodes {
@@ -433,17 +479,17 @@ fn nodes_configured(nodes: &[(String, NodeState)]) -> Fact {
     Fact::no(kind, reason.0, format!("{summary}; {}{further}", named.join("; ")))
 }
 
-/// How one node fares with a mirror that has these registries there.
+/// How one node fares with a repository that has these registries there.
 #[must_use]
 pub fn node_state(
     repository: &str,
-    registries: &[String],
-    taken: Option<(String, String)>,
+    registries: &BTreeSet<String>,
+    taken: Option<&Conflict>,
     node: &k8s_openapi::api::core::v1::Node,
     live: Option<&crds::NodeMirror>,
 ) -> NodeState {
-    if let Some((registry, holder)) = taken {
-        return NodeState::Taken(format!("{registry} goes through the mirror {holder} there, which is older"));
+    if let Some(Conflict { registry, holder, .. }) = taken {
+        return NodeState::Taken(format!("{registry} goes through the {holder} there, which is older"));
     }
     if !is_ready(node) {
         return NodeState::Pending("the node is not ready".to_owned());
@@ -530,18 +576,22 @@ mod tests {
     fn nodes_are_summed_up_by_the_worst_of_them() {
         let node = |name: &str, state: NodeState| (name.to_owned(), state);
         let why = || "why".to_owned();
-        let nodes = [
+        let nodes = vec![
             node("a", NodeState::Verified),
             node("b", NodeState::Pending(why())),
             node("c", NodeState::Failed(why())),
             node("d", NodeState::Configured(why())),
             node("e", NodeState::Pending(why())),
         ];
+        let first = NodesView::Each(nodes[..1].to_vec());
+        let nodes = NodesView::Each(nodes);
         let fact = nodes_configured(&nodes);
         assert_eq!((fact.status, fact.reason.as_str()), ("False", "Failed"));
         assert_eq!(fact.message, "1 of 5 nodes verified; c: why; d: why; b: why; and 1 more");
         assert_eq!(counts(&nodes).summary, "1 of 5");
-        assert_eq!(nodes_configured(&nodes[..1]).message, "1 of 1 nodes verified");
-        assert_eq!(nodes_configured(&[]).reason, "NoNodes");
+        assert_eq!(nodes_configured(&first).message, "1 of 1 nodes verified");
+        assert_eq!(nodes_configured(&NodesView::Each(Vec::new())).reason, "NoNodes");
+        let login = Problem::LoginRequired { who: "RepositoryGroup all".to_owned() };
+        assert_eq!(nodes_configured(&NodesView::Refused(login)).reason, "LoginRequired");
     }
 }

@@ -3,7 +3,11 @@
 use std::{fs, path::Path};
 
 use crds::CacheServer;
-use operator::desired::{canary, claim, deployment, secret, service, service_account};
+use operator::desired::{
+    canary, claim, deployment, secret,
+    service::{self, Port},
+    service_account,
+};
 use serde_json::{Value, json};
 
 /// Rewrites the file if it differs, and fails then: look at the difference, and commit it if it is meant.
@@ -33,7 +37,7 @@ fn objects(server: &CacheServer, pull_secrets: &[String]) -> Vec<Value> {
         deployment::Image { reference: "entrepot/cache-server:0.1.0", pull_policy: Some("IfNotPresent"), pull_secrets };
     let mut objects = vec![
         service_account::service_account(server, namespace),
-        service::service(server, namespace, &[5001]),
+        service::service(server, namespace, &[Port { port: 5001, node_port: Some(30501) }]),
         deployment::deployment(server, namespace, image),
         secret::mounted(server, namespace, &[].into()),
         secret::authority(server, namespace, &[].into(), Some("1")),

@@ -1,4 +1,4 @@
-//! A `CacheServer` and its mirrors → Deployment, Service, `ConfigMap`, Secrets, claim. May import every step.
+//! A `CacheServer` and its repositories → Deployment, Service, `ConfigMap`, Secrets, claim. May import every step.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,29 +6,34 @@ use std::{
 };
 
 use crds::{
-    CacheServer,
+    CacheServer, CacheServerStatus,
     cache_server::{ServiceType, TlsMode},
+    conditions,
 };
 use jiff::Timestamp;
 use k8s_openapi::{ByteString, api::core::v1::Service};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use super::{Context, is_released, set_finalizer};
+use super::{Context, is_long_ago, set_finalizer, shown_on};
 use crate::{
     apply::{self, Writer},
     authority::{self, Authority, Pair, text},
-    cluster::{Cluster, chain},
+    causes::chain,
+    cluster::Cluster,
     desired::{
         claim, config_map, deployment, names,
         node_entries::{Endpoint, all_trust},
-        secret, service, service_account,
+        secret,
+        service::{self, Port},
+        service_account,
         tls::Seen,
     },
-    gather::{Gathered, gather},
+    gather::{Gathered, gather, name_holders, repositories},
     observe::{Heard, Interest},
+    repository::{HOSTED, KINDS, MIRROR, Repository},
     sign::hash,
-    status,
+    status::{self, Fact, conditions_of},
     validate::{Valid, Verdict, validate},
 };
 
@@ -41,6 +46,9 @@ enum Error {
     /// A certificate could not be made.
     #[error(transparent)]
     Certificate(#[from] authority::Error),
+    /// A port of nodes cannot be had. All else is in line.
+    #[error("a nodePort of a connector is refused; choose another one")]
+    NodePorts(#[source] apply::Error),
 }
 
 /// Brings a server's objects in line and says how it is.
@@ -64,22 +72,52 @@ pub async fn reconcile(
             tracing::warn!(server = server.name_any(), error = %chain(&error), "failed to make a certificate");
             Ok(())
         }
+        // Which connectors there are is not this object's to say: it is tried again whatever its version.
+        Err(Error::NodePorts(error)) => {
+            tracing::warn!(server = server.name_any(), error = %chain(&error), "failed to give connectors their nodePorts");
+            Ok(())
+        }
     }
 }
 
 /// A server that is being deleted stays until no node pulls through it; the garbage collector does the rest.
 async fn release(context: &Context, server: &CacheServer) -> Result<(), apply::Error> {
     let name = server.name_any();
-    let mirrors = context.cluster.mirrors.state_filter(|mirror| mirror.spec.server == name);
-    let waited = server.metadata.deletion_timestamp.as_ref();
-    let held = mirrors.iter().any(|mirror| {
-        let mut judged = mirror.as_ref().clone();
-        // A mirror that stays is withdrawn since its server is, so that is what is waited for.
-        judged.metadata.deletion_timestamp = waited.cloned();
-        !is_released(context, &judged)
+    let mut own = repositories(&context.cluster);
+    own.retain(|repository| repository.server() == name);
+    let hosted: Vec<String> = own.iter().filter(|it| it.kind() == HOSTED).map(Repository::name).collect();
+    if !hosted.is_empty() && server.annotations().get(names::CONFIRM_DELETE) != Some(&name) {
+        return ask_to_confirm(context, server, &hosted).await;
+    }
+    let holders = name_holders(&context.cluster);
+    let waited_for_long = is_long_ago(server.metadata.deletion_timestamp.as_ref());
+    // A repository that stays is withdrawn since its server is, so that is what is waited for.
+    let held = own.iter().any(|repository| {
+        let remains = shown_on(context, repository, &holders);
+        !remains.reachable.is_empty() || (!remains.unreachable.is_empty() && !waited_for_long)
     });
     if !held {
         set_finalizer(context, &context.cluster.servers, server, false).await?;
+    }
+    Ok(())
+}
+
+/// Says that a deletion waits because people push to this server: that cannot be seen from its own object.
+async fn ask_to_confirm(context: &Context, server: &CacheServer, hosted: &[String]) -> Result<(), apply::Error> {
+    let name = server.name_any();
+    let message = format!(
+        "the deletion waits, since what was pushed to {} would not be served any more; confirm it with `kubectl annotate cacheserver {name} {}={name}`, or first delete or move these HostedRepositories",
+        hosted.join(", "),
+        names::CONFIRM_DELETE,
+    );
+    let held = server.status.clone().unwrap_or_default();
+    let ready = Fact::no(conditions::READY, "HoldsHostedContent", message);
+    let new = conditions_of(&held.conditions, vec![ready], server.metadata.generation, Timestamp::now());
+    let others = held.conditions.iter().filter(|condition| condition.type_ != conditions::READY).cloned();
+    let status = CacheServerStatus { conditions: new.iter().cloned().chain(others).collect(), ..held.clone() };
+    let told = status::transitions(&held.conditions, &new).into_iter().cloned().collect();
+    if context.writer.apply_status(&context.cluster.servers, server, &json!(status), &json!(held)).await? {
+        context.tell(server, told).await;
     }
     Ok(())
 }
@@ -94,7 +132,7 @@ async fn converge(context: &Context, server: &Arc<CacheServer>, leaving: &BTreeS
         return Ok(());
     }
     writer.apply(&cluster.service_accounts, &service_account::service_account(server, namespace)).await?;
-    writer.apply(&cluster.services, &service::service(server, namespace, &valid.ports)).await?;
+    let refused = apply_service(context, server, &first, &valid.ports).await?;
     if let Some(claim) = claim::claim(server, namespace, first.claim.as_deref()) {
         writer.apply(&cluster.claims, &claim).await?;
     }
@@ -116,7 +154,32 @@ async fn converge(context: &Context, server: &Arc<CacheServer>, leaving: &BTreeS
     let sign = hash(&json!([documents, mounted]));
     refresh_pods(cluster, writer, &gathered, &sign).await?;
     context.observations.want(&server.name_any(), interest(context, &gathered, &valid, &heard, &mounted));
-    Ok(())
+    refused.map_or(Ok(()), |error| Err(Error::NodePorts(error)))
+}
+
+/// Writes the Service. A port of nodes that a connector asks for and the cluster refuses (it is outside of its range, or
+/// someone else's) keeps nothing but itself from being served. Returns that refusal.
+async fn apply_service(
+    context: &Context,
+    server: &CacheServer,
+    first: &Gathered,
+    ports: &[Port],
+) -> Result<Option<apply::Error>, apply::Error> {
+    let (services, namespace) = (&context.cluster.services, &context.settings.namespace);
+    let whole = context.writer.apply(services, &service::service(server, namespace, ports)).await;
+    let refused = match whole {
+        Err(error) if error.is_refusal() && ports.iter().any(|port| port.node_port.is_some()) => error,
+        other => return other.map(|_| None),
+    };
+    let live = first.service.as_ref().and_then(|service| service.spec.as_ref()?.ports.clone()).unwrap_or_default();
+    let has = |port: &Port| {
+        let in_force = live.iter().find(|live| live.port == i32::from(port.port)).and_then(|live| live.node_port);
+        port.node_port.is_some_and(|wanted| in_force == Some(i32::from(wanted)))
+    };
+    let kept: Vec<Port> =
+        ports.iter().map(|port| Port { node_port: port.node_port.filter(|_| has(port)), ..*port }).collect();
+    context.writer.apply(services, &service::service(server, namespace, &kept)).await?;
+    Ok(Some(refused))
 }
 
 fn documents(server: &CacheServer, valid: &Valid) -> Vec<Value> {
@@ -260,20 +323,24 @@ fn interest(
     let server = &gathered.server;
     let loading = open("CacheServer", &server.name_any(), server.metadata.generation)
         || valid.documents.iter().any(|document| {
-            let name = document["metadata"]["name"].as_str().unwrap_or_default();
-            open("RegistryMirror", name, document["metadata"]["generation"].as_i64())
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let (kind, metadata) = (text(&document["kind"]), &document["metadata"]);
+            open(&kind, &text(&metadata["name"]), metadata["generation"].as_i64())
         });
     let leaf = text(mounted, &names::flat_key(names::MANAGED_TLS, "tls.crt")).and_then(|pem| authority::facts(&pem));
     let shown = heard.report.as_ref().and_then(|report| report.certificate.clone());
     let certifying = leaf.is_some_and(|leaf| shown != Some(leaf.fingerprint));
-    // A mirror that left must be seen to be gone before its name is free.
+    // A repository that left must be seen to be gone before its name is free.
+    let is_served =
+        |kind: &str, name: &str| valid.repositories.iter().any(|served| served.kind == kind && served.name == name);
     let dropping = heard
         .report
         .iter()
         .flat_map(|report| &report.objects)
-        .any(|object| object.kind == "RegistryMirror" && !valid.served().contains(&object.name));
+        .any(|object| KINDS.contains(&object.kind.as_str()) && !is_served(&object.kind, &object.name));
     let proving = !context.cluster.canaries.is_empty();
-    let checks = valid.documents.iter().filter(|document| document["spec"]["online"] != json!(false)).map(|document| {
+    let mirrors = valid.documents.iter().filter(|document| document["kind"] == MIRROR);
+    let checks = mirrors.filter(|document| document["spec"]["online"] != json!(false)).map(|document| {
         let name = document["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         (name, hash(&json!([document["spec"]["upstream"], valid.secrets])))
     });
@@ -300,6 +367,7 @@ async fn write_status(
             Error::Apply(error) if error.is_refusal() => "Refused",
             Error::Apply(_) => "ApplyFailed",
             Error::Certificate(_) => "CertificateFailed",
+            Error::NodePorts(_) => "NodePortRefused",
         };
         (reason, chain(error))
     });

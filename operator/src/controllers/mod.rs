@@ -1,10 +1,10 @@
 //! The controllers: each is a one-page reconcile over what is watched, and one loop drives them, so that no two of them
 //! ever write at the same time. May import every step.
 //!
-//! Read in this order: [`cache_server`], [`registry_mirror`], [`node_mirror`], [`default_server`] (made once, at start).
+//! Read in this order: [`cache_server`], [`repository`], [`node_mirror`], [`default_server`] (made once, at start).
 
 pub mod cache_server;
-pub mod registry_mirror;
+pub mod repository;
 pub mod node_mirror;
 pub mod default_server;
 
@@ -14,8 +14,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crds::{CacheServer, RegistryMirror};
-use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::Condition};
+use crds::CacheServer;
+use k8s_openapi::{
+    api::core::v1::ObjectReference,
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+};
 use kube::{
     Resource, ResourceExt,
     runtime::events::{Event, EventType, Recorder},
@@ -24,16 +27,18 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     apply::{self, Writer},
-    cluster::{Cluster, chain},
+    causes::chain,
+    cluster::Cluster,
     desired::{
         names,
         node_entries::{Remains, remains},
     },
+    gather::{name_holders, repositories},
     metrics::Metrics,
     observe::Observations,
+    repository::{Holders, Repository, registry},
     requeue::{Failure, Requeue},
     settings::Settings,
-    validate::registry,
 };
 
 /// How often everything is looked at although nothing changed: certificates age, waits end.
@@ -129,12 +134,23 @@ async fn pass(context: &Context, requeue: &mut Requeue, nodes: &mut node_mirror:
         let outcome = node_mirror::reconcile(context, &leaving, nodes).await;
         settle(context, requeue, "node_mirror", &key, "", outcome);
     }
-    for mirror in sorted(context.cluster.mirrors.state()) {
-        let (key, version) = (format!("RegistryMirror/{}", mirror.name_any()), version(&mirror.metadata));
+    // Servers and nodes were written to since.
+    let (all, holders) = (repositories(&context.cluster), name_holders(&context.cluster));
+    for repository in &all {
+        let (key, version) = (repository.key(), version(repository.meta()));
         if requeue.is_due(&key, &version, context.now()) {
-            let outcome = registry_mirror::reconcile(context, &mirror, &leaving).await;
-            settle(context, requeue, "registry_mirror", &key, &version, outcome);
+            let outcome = repository::reconcile(context, repository, &all, &holders, &leaving).await;
+            settle(context, requeue, controller_of(repository), &key, &version, outcome);
         }
+    }
+}
+
+/// The label in the metrics.
+const fn controller_of(repository: &Repository) -> &'static str {
+    match repository {
+        Repository::Mirror(_) => "registry_mirror",
+        Repository::Hosted(_) => "hosted_repository",
+        Repository::Group(_) => "repository_group",
     }
 }
 
@@ -157,44 +173,53 @@ fn settle(
     }
 }
 
-/// The mirrors that are on their way out and show on no node any more: they leave the configuration.
+/// The keys of the repositories that are on their way out and show on no node any more: they leave the configuration.
 fn leaving(context: &Context) -> BTreeSet<String> {
-    let mirrors = context.cluster.mirrors.state();
-    let gone = mirrors.iter().filter(|mirror| {
-        let there = mirror.metadata.deletion_timestamp.is_some();
-        there && is_released(context, mirror)
-    });
-    gone.map(|mirror| mirror.name_any()).collect()
+    let holders = name_holders(&context.cluster);
+    let mut gone = repositories(&context.cluster);
+    gone.retain(|repository| repository.is_leaving() && is_released(context, repository, &holders));
+    gone.iter().map(Repository::key).collect()
 }
 
-/// Where a mirror still shows in nodes' files.
-fn shown_on(context: &Context, mirror: &RegistryMirror) -> Remains {
+/// Where a repository still shows in nodes' files. What they name by its name is another one's if that has the name.
+fn shown_on(context: &Context, repository: &Repository, holders: &Holders) -> Remains {
+    if holders.get(&repository.name()).is_some_and(|holder| !holder.is_same(repository)) {
+        return Remains::default();
+    }
     let node_mirrors = context.cluster.node_mirrors.state();
     let nodes = context.cluster.nodes.state();
-    let mut registries = mirror.spec.nodes.as_ref().map(|nodes| nodes.registries.clone()).unwrap_or_default();
-    registries.extend(registry(mirror));
+    let mut registries = repository.nodes().map(|nodes| nodes.registries.clone()).unwrap_or_default();
+    if let Repository::Mirror(mirror) = repository {
+        registries.extend(registry(mirror));
+    }
     let node_mirrors: Vec<_> = node_mirrors.iter().map(AsRef::as_ref).collect();
     let nodes: Vec<_> = nodes.iter().map(AsRef::as_ref).collect();
-    remains(&mirror.name_any(), &registries, &node_mirrors, &nodes)
+    remains(&repository.name(), &registries, &node_mirrors, &nodes)
 }
 
-/// Whether no node's files need a mirror any more, nodes that were away for too long apart.
-fn is_released(context: &Context, mirror: &RegistryMirror) -> bool {
-    let remains = shown_on(context, mirror);
-    remains.reachable.is_empty() && (remains.unreachable.is_empty() || waited_for_long(mirror))
+/// Whether no node's files need a repository any more, nodes that were away for too long apart. None ever needs a hosted one.
+fn is_released(context: &Context, repository: &Repository, holders: &Holders) -> bool {
+    if let Repository::Hosted(_) = repository {
+        return true;
+    }
+    let remains = shown_on(context, repository, holders);
+    remains.reachable.is_empty() && (remains.unreachable.is_empty() || waited_for_long(repository))
 }
 
-fn waited_for_long(mirror: &RegistryMirror) -> bool {
-    mirror.metadata.deletion_timestamp.as_ref().is_some_and(|since| {
+fn waited_for_long(repository: &Repository) -> bool {
+    is_long_ago(repository.meta().deletion_timestamp.as_ref())
+}
+
+fn is_long_ago(since: Option<&Time>) -> bool {
+    since.is_some_and(|since| {
         let waited = jiff::Timestamp::now().duration_since(since.0);
         waited.unsigned_abs() >= UNREACHABLE_GRACE && !waited.is_negative()
     })
 }
 
-/// Whether nodes shall not pull through a mirror any more: it or its server is on its way out.
-fn is_withdrawn(mirror: &RegistryMirror, server: Option<&CacheServer>) -> bool {
-    mirror.metadata.deletion_timestamp.is_some()
-        || server.is_some_and(|server| server.metadata.deletion_timestamp.is_some())
+/// Whether nodes shall not pull through a repository any more: it or its server is on its way out.
+fn is_withdrawn(repository: &Repository, server: Option<&CacheServer>) -> bool {
+    repository.is_leaving() || server.is_some_and(|server| server.metadata.deletion_timestamp.is_some())
 }
 
 /// Adds or removes our finalizer. Returns whether it wrote.

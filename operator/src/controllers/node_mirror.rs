@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crds::{NodeMirror, NodeMirrorSpec, NodeMirrorStatus, RegistryMirror, conditions, node_mirror::Verified};
+use crds::{NodeMirror, NodeMirrorSpec, NodeMirrorStatus, conditions, node_mirror::Verified};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::Node,
@@ -22,12 +22,13 @@ use crate::{
     desired::{
         canary::{self, Action, Attempts},
         names,
-        node_entries::{Endpoint, Offer, age, canary as canary_of, is_ready, plan},
+        node_entries::{Endpoint, Offer, canary as canary_of, is_ready, plan},
         rollout::{Candidate, next_wave},
     },
-    gather::gather,
+    gather::{gather, name_holders, repositories},
+    repository::{Holders, Repository},
     status::{Fact, conditions_of, transitions},
-    validate::{Verdict, registry, validate},
+    validate::{Verdict, login_for_nodes, validate},
 };
 
 /// What this process knows of nodes beside their objects.
@@ -40,8 +41,8 @@ pub struct Memory {
 /// Gives the next nodes what they shall write, and takes the next step of each node's canary.
 pub async fn reconcile(context: &Context, leaving: &BTreeSet<String>, memory: &mut Memory) -> Result<(), apply::Error> {
     let endpoints = endpoints(context, leaving);
-    let mirrors = context.cluster.mirrors.state();
-    let offers = offers_of(&mirrors, &endpoints, &context.cluster);
+    let (all, holders) = (repositories(&context.cluster), name_holders(&context.cluster));
+    let offers = offers_of(&all, &holders, &endpoints, &context.cluster);
     roll_out(context, &offers, memory).await?;
     for live in sorted(context.cluster.node_mirrors.state()) {
         verify(context, &live, memory).await?;
@@ -49,7 +50,7 @@ pub async fn reconcile(context: &Context, leaving: &BTreeSet<String>, memory: &m
     Ok(())
 }
 
-/// Where each mirror is served, as far as its server has loaded it, or had once. Others nodes keep as they are.
+/// Where each repository is served, by its key, as far as its server has loaded it, or had once. Others nodes keep as they are.
 fn endpoints(context: &Context, leaving: &BTreeSet<String>) -> BTreeMap<String, Endpoint> {
     let mut found = BTreeMap::new();
     let namespace = &context.settings.namespace;
@@ -58,39 +59,41 @@ fn endpoints(context: &Context, leaving: &BTreeSet<String>) -> BTreeMap<String, 
         let gathered = gather(&context.cluster, namespace, &server);
         let Some(endpoint) = super::cache_server::endpoint(&gathered) else { continue };
         let heard = context.observations.of(&server.name_any());
-        for (name, verdict) in validate(&gathered, namespace, leaving).verdicts {
+        let verdicts = validate(&gathered, namespace, leaving).verdicts;
+        for repository in &gathered.repositories {
+            let (key, name) = (repository.key(), repository.name());
+            let Some(verdict) = verdicts.get(&key) else { continue };
             let known = node_mirrors.iter().any(|live| live.spec.entries.iter().any(|entry| entry.repository == name));
-            let served = !matches!(verdict, Verdict::Refused(_)) && (known || heard.serves("RegistryMirror", &name));
+            let served = !matches!(verdict, Verdict::Refused(_)) && (known || heard.serves(repository.kind(), &name));
             if served {
-                found.insert(name, endpoint.clone());
+                found.insert(key, endpoint.clone());
             }
         }
     }
     found
 }
 
-/// What mirrors offer to nodes, the older first. One whose server is not known now has no endpoint.
+/// What repositories offer to nodes, the older first. One whose server is not known now has no endpoint; one that would ask
+/// nodes to log in offers nothing, nor does one whose name is another's.
 pub(super) fn offers_of<'a>(
-    mirrors: &'a [Arc<RegistryMirror>],
+    all: &'a [Repository],
+    holders: &Holders,
     endpoints: &'a BTreeMap<String, Endpoint>,
     cluster: &Cluster,
 ) -> Vec<Offer<'a>> {
-    let mut offers: Vec<Offer<'a>> = mirrors
+    let mut offers: Vec<Offer<'a>> = all
         .iter()
-        .filter(|mirror| {
-            let server = global(&cluster.servers, &mirror.spec.server);
-            server.is_some() && !is_withdrawn(mirror, server.as_deref())
+        .filter(|repository| {
+            let server = global(&cluster.servers, repository.server());
+            let has_its_name = holders.get(&repository.name()).is_some_and(|holder| holder.is_same(repository));
+            has_its_name
+                && server.is_some()
+                && !is_withdrawn(repository, server.as_deref())
+                && login_for_nodes(repository, holders).is_none()
         })
-        .filter_map(|mirror| {
-            Some(Offer {
-                mirror,
-                nodes: mirror.spec.nodes.as_ref()?,
-                registry: registry(mirror)?,
-                endpoint: endpoints.get(&mirror.name_any()),
-            })
-        })
+        .filter_map(|repository| Offer::new(repository, holders, endpoints.get(&repository.key())))
         .collect();
-    offers.sort_by_key(|offer| age(offer.mirror));
+    offers.sort_by_key(|offer| offer.repository.age());
     offers
 }
 

@@ -1,11 +1,12 @@
 //! The configuration of a cache server: the objects themselves, without what only works in a cluster.
-//! May import `labels` and `names`.
+//! May import `labels`, `names` and `repository`.
 
 use crds::{CacheServer, CacheServerSpec, RegistryMirror, cache_server::TlsMode};
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
 
 use super::{labels, names};
+use crate::repository::Repository;
 
 /// The `ConfigMap` with these documents.
 #[must_use]
@@ -35,12 +36,15 @@ pub fn documents(text: &str) -> Vec<Value> {
     serde_saphyr::from_str_multiple(text).unwrap_or_default()
 }
 
-/// A mirror as the cache server reads it.
+/// A repository as the cache server reads it.
 #[must_use]
-pub fn mirror_document(mirror: &RegistryMirror) -> Value {
-    let mut spec = json!(mirror.spec);
+pub fn repository_document(repository: &Repository) -> Value {
+    let mut spec = repository.spec();
     remove(&mut spec, "nodes");
-    document("RegistryMirror", &mirror.name_any(), mirror.meta().generation, &spec)
+    for connector in spec.get_mut("connectors").and_then(Value::as_array_mut).into_iter().flatten() {
+        remove(connector, "nodePort");
+    }
+    document(repository.kind(), &repository.name(), repository.meta().generation, &spec)
 }
 
 /// A server as the cache server reads it. A default repository that is not served is left out.
@@ -78,15 +82,21 @@ fn remove(spec: &mut Value, field: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
     fn what_was_written_is_read_back() {
-        let spec =
-            json!({"upstream": {"url": "https://a.example.com", "caBundle": "-----BEGIN X\nab: c\n"}, "nodes": {}});
+        let spec = json!({
+            "upstream": {"url": "https://a.example.com", "caBundle": "-----BEGIN X\nab: c\n"},
+            "connectors": [{"port": 5001, "nodePort": 30501}],
+            "nodes": {},
+        });
         let mirror = RegistryMirror::new("a", serde_json::from_value(spec).expect("should be a mirror"));
-        let written = vec![mirror_document(&mirror)];
+        let written = vec![repository_document(&Repository::Mirror(Arc::new(mirror)))];
         assert!(written[0]["spec"].get("nodes").is_none());
+        assert_eq!(written[0]["spec"]["connectors"], json!([{"port": 5001}]));
         assert_eq!(documents(&text(&written)), written);
     }
 

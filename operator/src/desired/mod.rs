@@ -1,4 +1,5 @@
-//! The objects that a checked `CacheServer` and its mirrors ask for. Pure, and cannot fail. May import `sign`.
+//! The objects that a checked `CacheServer` and its repositories ask for. Pure, and cannot fail. May import `sign` and
+//! `repository`.
 //!
 //! Read in this order: [`names`], [`labels`], [`deployment`], [`service`], [`config_map`], [`secret`], [`service_account`],
 //! [`claim`], [`tls`] (when certificates are made anew), [`node_entries`] and [`rollout`] (what nodes write, and when),

@@ -20,6 +20,8 @@ pub const CONFIG_KEY: &str = "entrepot.yaml";
 pub const FINALIZER: &str = "entrepot.dev/node-files";
 /// On a `CacheServer`: another value makes a new authority. On the Secret of the authority: the value that was heeded.
 pub const ROTATE: &str = "entrepot.dev/rotate-ca";
+/// On a `CacheServer` with hosted repositories: its own name confirms that it may be deleted.
+pub const CONFIRM_DELETE: &str = "entrepot.dev/confirm-delete";
 /// On a pod: a sign of the configuration; writing it makes the kubelet refresh what is mounted at once.
 pub const CONFIG_SIGN: &str = "entrepot.dev/config";
 /// The registry of the pull by which nodes are verified; nobody but the cache answers for it.

@@ -1,9 +1,10 @@
-//! What nodes' files shall say: a function of mirrors, where they are served, and nodes. Pure. May import `names` and `sign`.
+//! What nodes' files shall say: a function of repositories, where they are served, and nodes. Pure. May import `names`, `sign`
+//! and `repository`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crds::{
-    NodeMirror, RegistryMirror,
+    NodeMirror,
     node_mirror::{Canary, EntryState, NodeEntry},
     nodes::NodesSpec,
 };
@@ -15,7 +16,10 @@ use kube::{
 use serde_json::json;
 
 use super::names;
-use crate::sign::hash;
+use crate::{
+    repository::{Holders, Repository, registry},
+    sign::hash,
+};
 
 /// Where a server is, as nodes reach it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,28 +38,40 @@ impl Endpoint {
     }
 }
 
-/// A mirror that nodes may pull through.
+/// A repository that nodes may pull through.
 #[derive(Clone, Debug)]
 pub struct Offer<'a> {
-    /// The mirror.
-    pub mirror: &'a RegistryMirror,
+    /// The repository.
+    pub repository: &'a Repository,
     /// What it wants of nodes.
     pub nodes: &'a NodesSpec,
-    /// The registry that it stands for.
-    pub registry: String,
+    /// The registries that nodes pull through it.
+    pub registries: BTreeSet<String>,
+    /// Where the mirrors behind it pull the registries from that they stand for.
+    upstreams: BTreeMap<String, String>,
     /// Where it is served. `None`: not known now, so that nodes keep what they have of it.
     pub endpoint: Option<&'a Endpoint>,
 }
 
-impl Offer<'_> {
-    /// The registries that nodes pull through it.
+impl<'a> Offer<'a> {
+    /// What a repository offers; `None` if it wants nothing of nodes. A mirror offers the registry that it stands for, unless
+    /// it names others; a group those that it names.
     #[must_use]
-    pub fn registries(&self) -> Vec<String> {
-        let wanted = &self.nodes.registries;
-        let mut registries = if wanted.is_empty() { vec![self.registry.clone()] } else { wanted.clone() };
-        registries.sort();
-        registries.dedup();
-        registries
+    pub fn new(repository: &'a Repository, holders: &Holders, endpoint: Option<&'a Endpoint>) -> Option<Self> {
+        let nodes = repository.nodes()?;
+        let leaves = repository.leaves(holders);
+        let upstreams: BTreeMap<String, String> = leaves
+            .iter()
+            .filter_map(|leaf| match leaf {
+                Repository::Mirror(mirror) => Some((registry(mirror)?, mirror.spec.upstream.url.clone())),
+                Repository::Hosted(_) | Repository::Group(_) => None,
+            })
+            .collect();
+        let mut registries: BTreeSet<String> = nodes.registries.iter().cloned().collect();
+        if let (Repository::Mirror(mirror), true) = (repository, registries.is_empty()) {
+            registries.insert(registry(mirror)?);
+        }
+        Some(Self { repository, nodes, registries, upstreams, endpoint })
     }
 
     /// Whether it means a node.
@@ -65,13 +81,13 @@ impl Offer<'_> {
     }
 
     fn entry(&self, registry: &str, endpoint: &Endpoint) -> NodeEntry {
-        let name = self.mirror.name_any();
+        let name = self.repository.name();
         NodeEntry {
             registry: registry.to_owned(),
             url: endpoint.repository(&name),
             repository: name,
             ca_bundle: endpoint.ca_bundle.clone(),
-            server: (registry == self.registry).then(|| own_url(registry, &self.mirror.spec.upstream.url)).flatten(),
+            server: self.upstreams.get(registry).and_then(|url| own_url(registry, url)),
             fallback: self.nodes.fallback,
             foreign: self.nodes.foreign,
             probe: self.nodes.probe.clone(),
@@ -89,34 +105,46 @@ fn own_url(registry: &str, url: &str) -> Option<String> {
     (url != usual).then(|| url.to_owned())
 }
 
-/// What one node shall write, and which mirror each registry was given to.
+/// What one node shall write, and which repository each registry was given to.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     /// The entries, by registry.
     pub entries: Vec<NodeEntry>,
-    /// Registries that a mirror wanted here and another one has: the mirror, the registry, the holder.
-    pub conflicts: Vec<(String, String, String)>,
+    /// Registries that a repository wanted here and another one has.
+    pub conflicts: Vec<Conflict>,
 }
 
-/// What a node shall write. Of two mirrors that claim a registry the older one has it; `offers` must be sorted by [`age`].
+/// A registry that two repositories want on one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// The [`Repository::key`] of the one that does not have it.
+    pub loser: String,
+    /// The registry.
+    pub registry: String,
+    /// The one that has it, as messages name it.
+    pub holder: String,
+}
+
+/// What a node shall write. Of two repositories that claim a registry the older one has it; `offers` must be sorted by
+/// [`Repository::age`].
 #[must_use]
 pub fn plan(node: &Node, offers: &[Offer<'_>], live: Option<&NodeMirror>) -> Plan {
     let mut entries: BTreeMap<String, Option<NodeEntry>> = BTreeMap::new();
     let mut holders: BTreeMap<String, String> = BTreeMap::new();
     let mut plan = Plan::default();
     for offer in offers.iter().filter(|offer| offer.means(node)) {
-        let name = offer.mirror.name_any();
-        for registry in offer.registries() {
-            if let Some(holder) = holders.get(&registry) {
-                plan.conflicts.push((name.clone(), registry, holder.clone()));
+        for registry in &offer.registries {
+            if let Some(holder) = holders.get(registry) {
+                let (loser, registry) = (offer.repository.key(), registry.clone());
+                plan.conflicts.push(Conflict { loser, registry, holder: holder.clone() });
                 continue;
             }
             let entry = match offer.endpoint {
-                Some(endpoint) => Some(offer.entry(&registry, endpoint)),
-                None => live.and_then(|live| held(live, &registry, &name)).cloned(),
+                Some(endpoint) => Some(offer.entry(registry, endpoint)),
+                None => live.and_then(|live| held(live, registry, &offer.repository.name())).cloned(),
             };
-            holders.insert(registry.clone(), name.clone());
-            entries.insert(registry, entry);
+            holders.insert(registry.clone(), offer.repository.to_string());
+            entries.insert(registry.clone(), entry);
         }
     }
     plan.entries = entries.into_values().flatten().collect();
@@ -125,12 +153,6 @@ pub fn plan(node: &Node, offers: &[Offer<'_>], live: Option<&NodeMirror>) -> Pla
 
 fn held<'a>(live: &'a NodeMirror, registry: &str, repository: &str) -> Option<&'a NodeEntry> {
     live.spec.entries.iter().find(|entry| entry.registry == registry && entry.repository == repository)
-}
-
-/// By which of two mirrors is older: creation, then name.
-#[must_use]
-pub fn age(mirror: &RegistryMirror) -> (Option<jiff::Timestamp>, String) {
-    (mirror.creation_timestamp().map(|time| time.0), mirror.name_any())
 }
 
 /// The pull by which a node with these entries is verified.
@@ -212,7 +234,7 @@ pub fn is_observed(node: &NodeMirror) -> bool {
     observed.is_some() && observed >= node.metadata.generation
 }
 
-/// The nodes on which a mirror's entries are, or may still be, in force: nodes that are not ready apart.
+/// The nodes on which a repository's entries are, or may still be, in force: nodes that are not ready apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Remains {
     /// Nodes whose agents have still to act.
@@ -250,6 +272,8 @@ pub fn has_agent(node: &NodeMirror) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde_json::Value;
 
     use super::*;
@@ -263,25 +287,29 @@ mod tests {
             "status": {"conditions": [{"type": "Ready", "status": "True"}]}}))
     }
 
-    fn mirror(name: &str, url: &str, nodes: &Value) -> RegistryMirror {
-        read(json!({"apiVersion": "entrepot.dev/v1alpha1", "kind": "RegistryMirror",
-            "metadata": {"name": name}, "spec": {"upstream": {"url": url}, "nodes": nodes}}))
+    fn mirror(name: &str, url: &str, nodes: &Value) -> Repository {
+        Repository::Mirror(Arc::new(read(json!({"apiVersion": "entrepot.dev/v1alpha1", "kind": "RegistryMirror",
+            "metadata": {"name": name}, "spec": {"upstream": {"url": url}, "nodes": nodes}}))))
+    }
+
+    fn group(name: &str, members: &[&str], nodes: &Value) -> Repository {
+        Repository::Group(Arc::new(read(json!({"apiVersion": "entrepot.dev/v1alpha1", "kind": "RepositoryGroup",
+            "metadata": {"name": name}, "spec": {"members": members, "nodes": nodes}}))))
     }
 
     fn endpoint() -> Endpoint {
         Endpoint { origin: "https://10.96.0.7:5000".to_owned(), ca_bundle: Some("PEM".to_owned()) }
     }
 
-    fn offer<'a>(mirror: &'a RegistryMirror, registry: &str, endpoint: Option<&'a Endpoint>) -> Offer<'a> {
-        let nodes = mirror.spec.nodes.as_ref().expect("should have nodes");
-        Offer { mirror, nodes, registry: registry.to_owned(), endpoint }
+    fn offer<'a>(repository: &'a Repository, endpoint: Option<&'a Endpoint>) -> Offer<'a> {
+        Offer::new(repository, &Holders::new(), endpoint).expect("should have nodes")
     }
 
     #[test]
     fn an_entry_names_the_cache_and_where_the_runtime_goes_otherwise() {
         let mirror = mirror("hub", "https://registry-1.docker.io", &json!({}));
         let endpoint = endpoint();
-        let plan = plan(&node("a", &json!({})), &[offer(&mirror, "docker.io", Some(&endpoint))], None);
+        let plan = plan(&node("a", &json!({})), &[offer(&mirror, Some(&endpoint))], None);
         let entry = &plan.entries[0];
         assert_eq!(entry.url, "https://10.96.0.7:5000/repository/hub");
         assert_eq!((entry.registry.as_str(), entry.server.as_deref()), ("docker.io", None));
@@ -301,7 +329,7 @@ mod tests {
             (json!({}), 0),
             (json!({"pool": "x", "kubernetes.io/os": "windows"}), 0),
         ] {
-            let plan = plan(&node("a", &labels), &[offer(&mirror, "a.example.com", Some(&endpoint))], None);
+            let plan = plan(&node("a", &labels), &[offer(&mirror, Some(&endpoint))], None);
             assert_eq!(plan.entries.len(), entries, "{labels}");
         }
     }
@@ -313,21 +341,43 @@ mod tests {
             mirror("two", "https://b.example.com", &json!({"registries": ["a.example.com", "b.example.com"]})),
         );
         let endpoint = endpoint();
-        let offers = [offer(&one, "a.example.com", Some(&endpoint)), offer(&two, "b.example.com", Some(&endpoint))];
+        let offers = [offer(&one, Some(&endpoint)), offer(&two, Some(&endpoint))];
         let plan = plan(&node("a", &json!({})), &offers, None);
         let given: Vec<_> =
             plan.entries.iter().map(|entry| (entry.registry.as_str(), entry.repository.as_str())).collect();
         assert_eq!(given, [("a.example.com", "one"), ("b.example.com", "two")]);
-        assert_eq!(plan.conflicts, [("two".to_owned(), "a.example.com".to_owned(), "one".to_owned())]);
+        let lost = Conflict {
+            loser: "RegistryMirror/two".to_owned(),
+            registry: "a.example.com".to_owned(),
+            holder: "RegistryMirror one".to_owned(),
+        };
+        assert_eq!(plan.conflicts, [lost]);
+    }
+
+    #[test]
+    fn a_group_offers_the_registries_that_it_names_and_falls_back_to_its_members_upstreams() {
+        let hub = mirror("hub", "http://hub.lan:5000", &Value::Null);
+        let all = group("all", &["hub", "gone"], &json!({"registries": ["hub.lan:5000", "quay.io"]}));
+        let holders = crate::repository::holders(&[hub, all.clone()], &BTreeSet::new());
+        let endpoint = endpoint();
+        let offer = Offer::new(&all, &holders, Some(&endpoint)).expect("should have nodes");
+        let plan = plan(&node("a", &json!({})), &[offer], None);
+        let given: Vec<_> = plan
+            .entries
+            .iter()
+            .map(|entry| (entry.registry.as_str(), entry.url.as_str(), entry.server.as_deref()))
+            .collect();
+        let url = "https://10.96.0.7:5000/repository/all";
+        assert_eq!(given, [("hub.lan:5000", url, Some("http://hub.lan:5000")), ("quay.io", url, None)]);
     }
 
     #[test]
     fn what_is_not_known_now_stays_as_it_is() {
         let mirror = mirror("hub", "https://a.example.com", &json!({}));
         let endpoint = endpoint();
-        let before = plan(&node("a", &json!({})), &[offer(&mirror, "a.example.com", Some(&endpoint))], None).entries;
+        let before = plan(&node("a", &json!({})), &[offer(&mirror, Some(&endpoint))], None).entries;
         let live = NodeMirror::new("a", crds::NodeMirrorSpec { entries: before.clone(), canary: None });
-        let unknown = [offer(&mirror, "a.example.com", None)];
+        let unknown = [offer(&mirror, None)];
         assert_eq!(plan(&node("a", &json!({})), &unknown, Some(&live)).entries, before);
         assert!(plan(&node("a", &json!({})), &unknown, None).entries.is_empty());
     }

@@ -31,6 +31,7 @@ use super::{
     probing::{Event as ProbeEvent, Probing},
     report::{self, Findings, Proof, Standing},
 };
+use crate::causes::chain;
 
 /// Everything is looked at once in this time, whatever was not heard of.
 const RESYNC: Duration = Duration::from_mins(1);
@@ -354,15 +355,4 @@ fn canary_entry(canary: &Canary) -> NodeEntry {
 
 fn target(entry: &NodeEntry) -> Target {
     Target { url: entry.url.clone(), repository: Some(entry.repository.clone()), ca_bundle: entry.ca_bundle.clone() }
-}
-
-/// An error with its causes.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
 }

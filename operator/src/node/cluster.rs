@@ -25,7 +25,8 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
-use super::agent::{Event, STATE, chain};
+use super::agent::{Event, STATE};
+use crate::causes::chain;
 
 /// Whose fields of the status these are.
 const MANAGER: &str = "entrepot-node";

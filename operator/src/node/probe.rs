@@ -9,6 +9,7 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
 use super::resolve::Names;
+use crate::causes::chain;
 
 /// Between two questions while failures are counted: three failures of 1 s each fit into 10 s with the interval before.
 const AFTER_FAILURE: Duration = Duration::from_millis(250);
@@ -176,17 +177,6 @@ fn trust(ca_bundle: Option<&str>) -> Result<ClientConfig, Error> {
 
 fn said(error: reqwest::Error) -> String {
     if error.is_timeout() { "no answer in time".to_owned() } else { chain(&error.without_url()) }
-}
-
-/// An error with its causes, since only the last of them says what was wrong.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]
