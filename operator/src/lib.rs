@@ -2,8 +2,8 @@
 //!
 //! Read in this order: [`settings`], [`cluster`] (what is watched), then along the data of a reconcile: [`gather`],
 //! [`validate`], [`desired`], [`apply`], [`status`], joined by [`controllers`]. Beside it: [`observe`] (what cache servers
-//! say), [`repository`] (what the kinds of repositories have in common), [`authority`] (managed certificates), [`requeue`],
-//! [`leader`], [`release_nodes`], [`check`], [`metrics`], [`telemetry`], [`sign`], [`causes`]. [`node`] is the agent of one
+//! say), [`repository`] (what the kinds of repositories have in common), [`authority`] (managed certificates), [`issuer`],
+//! [`requeue`], [`leader`], [`release_nodes`], [`check`], [`metrics`], [`telemetry`], [`sign`], [`causes`]. [`node`] is the agent of one
 //! node, a program of its own in the same image; [`docker`] switches over a Docker host outside a cluster.
 //!
 //! ```text
@@ -25,6 +25,7 @@ pub mod telemetry;
 pub mod metrics;
 pub mod sign;
 pub mod causes;
+pub mod issuer;
 pub mod repository;
 pub mod cluster;
 pub mod gather;

@@ -16,6 +16,7 @@ use crate::{
     causes::chain,
     cluster::Cluster,
     controllers::{self, Context, default_server},
+    issuer::Issuer,
     leader::Leader,
     metrics::{self, Metrics},
     observe::{Observations, observe},
@@ -84,6 +85,7 @@ async fn lead(client: Client, settings: Settings, metrics: Arc<Metrics>) -> Resu
     tokio::spawn(observe(cluster.clone(), observations.clone(), settings.status_port));
     let context = Context {
         writer: Writer::new(client.clone(), cluster.changes(), Arc::clone(&metrics)),
+        issuer: Issuer::new(client.clone()),
         recorder: Recorder::new(client, FIELD_MANAGER.into()),
         settings,
         cluster,

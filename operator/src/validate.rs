@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crds::{
-    RepositoryGroup,
+    CacheServerSpec, RepositoryGroup,
     cache_server::{RegistryHolder, ServedRepository, ServiceType, TlsMode},
     names::SecretRef,
 };
@@ -510,6 +510,7 @@ struct Judge<'a> {
 enum Purpose {
     Credentials,
     Certificate,
+    Users,
 }
 
 /// A Secret that an object names.
@@ -522,6 +523,15 @@ struct Reference<'a> {
 impl<'a> Reference<'a> {
     fn new(field: impl Into<String>, secret: &'a SecretRef, purpose: Purpose) -> Self {
         Self { field: field.into(), secret, purpose }
+    }
+
+    /// Those of a server.
+    fn of_server(spec: &'a CacheServerSpec) -> Vec<Self> {
+        let certificate = spec.tls.secret_ref.as_ref().filter(|_| spec.tls.mode == Some(TlsMode::Secret));
+        let users = spec.auth.as_ref().and_then(|auth| auth.htpasswd_secret_ref.as_ref());
+        let certificate = certificate.map(|secret| Self::new("spec.tls.secretRef", secret, Purpose::Certificate));
+        let users = users.map(|secret| Self::new("spec.auth.htpasswdSecretRef", secret, Purpose::Users));
+        certificate.into_iter().chain(users).collect()
     }
 
     /// Those of a repository.
@@ -552,29 +562,39 @@ impl<'a> Reference<'a> {
 
 const CREDENTIALS: &str = "username and password, or .dockerconfigjson";
 const CERTIFICATE: &str = "tls.crt and tls.key";
+const USERS: &str = "htpasswd";
+/// The key that some charts call it by.
+const AUTH: &str = "auth";
 
 impl Judge<'_> {
-    /// The Secret of the server's own certificate. What is missing is kept as it was mounted last.
+    /// The Secrets of the server itself. What is missing is kept as it was mounted last. Without a certificate there is no
+    /// main port; without users nobody can log in, and all else is served.
     fn server(&self, mounted: &BTreeMap<String, ByteString>, secrets: &mut BTreeMap<String, ByteString>) -> Verdict {
-        let tls = &self.gathered.server.spec.tls;
-        let Some(secret) = tls.secret_ref.as_ref().filter(|_| tls.mode == Some(TlsMode::Secret)) else {
-            return Verdict::Good;
-        };
-        match self.keys(&Reference::new("spec.tls.secretRef", secret, Purpose::Certificate)) {
-            Ok(found) => {
-                secrets.extend(found);
-                Verdict::Good
-            }
-            Err(problem) => {
-                let prefix = names::flat_key(&secret.name, "tls.");
-                let kept: Vec<_> = mounted.iter().filter(|(key, _)| key.starts_with(&prefix)).collect();
-                if kept.len() < 2 {
-                    return Verdict::Refused(problem);
+        let mut verdict = Verdict::Good;
+        for reference in Reference::of_server(&self.gathered.server.spec) {
+            let problem = match self.keys(&reference) {
+                Ok(found) => {
+                    secrets.extend(found);
+                    continue;
                 }
+                Err(problem) => problem,
+            };
+            let (prefix, needed) = match reference.purpose {
+                Purpose::Certificate => ("tls.", 2),
+                Purpose::Credentials | Purpose::Users => ("", 1),
+            };
+            let prefix = names::flat_key(&reference.secret.name, prefix);
+            let kept: Vec<_> = mounted.iter().filter(|(key, _)| key.starts_with(&prefix)).collect();
+            if kept.len() >= needed {
                 secrets.extend(kept.into_iter().map(|(key, value)| (key.clone(), value.clone())));
-                Verdict::Kept(problem)
+                verdict = Verdict::Kept(problem);
+            } else if matches!(reference.purpose, Purpose::Certificate) {
+                return Verdict::Refused(problem);
+            } else {
+                verdict.add(vec![problem]);
             }
         }
+        verdict
     }
 
     fn repository(&self, repository: &Repository, claims: &Claims) -> Result<BTreeMap<String, ByteString>, Problem> {
@@ -682,6 +702,7 @@ impl Judge<'_> {
         match reference.purpose {
             Purpose::Credentials => self.credentials(&reference.field, reference.secret),
             Purpose::Certificate => self.certificate(&reference.field, reference.secret),
+            Purpose::Users => self.users(&reference.field, reference.secret),
         }
     }
 
@@ -699,12 +720,19 @@ impl Judge<'_> {
             }
             return Ok(flat(reference, &data, &[".dockerconfigjson"]));
         }
-        Self::with_keys(field, reference, &data, ["username", "password"], CREDENTIALS)
+        Self::with_keys(field, reference, &data, &["username", "password"], CREDENTIALS)
     }
 
     fn certificate(&self, field: &str, reference: &SecretRef) -> Result<BTreeMap<String, ByteString>, Problem> {
         let data = self.data(field, reference, CERTIFICATE)?;
-        Self::with_keys(field, reference, &data, ["tls.crt", "tls.key"], CERTIFICATE)
+        Self::with_keys(field, reference, &data, &["tls.crt", "tls.key"], CERTIFICATE)
+    }
+
+    /// Lines of users; the cache server says which of them are wrong.
+    fn users(&self, field: &str, reference: &SecretRef) -> Result<BTreeMap<String, ByteString>, Problem> {
+        let data = self.data(field, reference, USERS)?;
+        let key = if data.contains_key(AUTH) && !data.contains_key(USERS) { AUTH } else { USERS };
+        Self::with_keys(field, reference, &data, &[key], USERS)
     }
 
     fn data(
@@ -729,7 +757,7 @@ impl Judge<'_> {
         field: &str,
         reference: &SecretRef,
         data: &BTreeMap<String, ByteString>,
-        keys: [&str; 2],
+        keys: &[&str],
         wanted: &'static str,
     ) -> Result<BTreeMap<String, ByteString>, Problem> {
         if let Some(missing) = keys.iter().find(|key| !data.contains_key(**key)) {
@@ -751,7 +779,7 @@ impl Judge<'_> {
                 must: "must not be empty",
             });
         }
-        Ok(flat(reference, data, &keys))
+        Ok(flat(reference, data, keys))
     }
 }
 
@@ -872,6 +900,22 @@ mod tests {
     }
 
     #[test]
+    fn a_server_without_its_users_serves_all_else() {
+        let spec = json!({"auth": {"htpasswdSecretRef": {"name": "users"}}});
+        for (key, expected) in [("htpasswd", "users_htpasswd"), ("auth", "users_auth")] {
+            let mut gathered = gathered(&[plain("a")]);
+            gathered.server = Arc::new(CacheServer::new("default", read(spec.clone())));
+            let missing = judged(&gathered);
+            assert_eq!(missing.server.first_problem().map(Problem::reason), Some("SecretNotFound"));
+            assert!(matches!(missing.server, Verdict::Partly(_)) && missing.served() == ["a"]);
+            secret(&mut gathered, "users", &[(key, "alice:$2y$"), ("other", "x")]);
+            let found = judged(&gathered);
+            assert_eq!(found.server, Verdict::Good);
+            assert_eq!(found.secrets.keys().collect::<Vec<_>>(), [expected]);
+        }
+    }
+
+    #[test]
     fn the_recorded_holder_keeps_a_registry_against_an_older_mirror() {
         let same = |name: &str| mirror(name, json!({"upstream": {"url": "https://r.example.com"}}));
         let mut gathered = gathered(&[same("a"), same("b")]);
@@ -918,7 +962,7 @@ mod tests {
         let mut server = CacheServer::new("default", crds::CacheServerSpec::default());
         server.status = Some(read(json!({"registries": first.holders})));
         let mut bad = gathered(&[with_secret("b")]);
-        bad.config_map = Some(Arc::new(read(config_map(&server, "entrepot-system", &first.documents))));
+        bad.config_map = Some(Arc::new(read(config_map(&server, "entrepot-system", &first.documents, None))));
         bad.server = Arc::new(server);
         secret(&mut bad, "cache-default", &[("s_username", "u"), ("s_password", "p"), ("t_username", "x")]);
         let found = judged(&bad);

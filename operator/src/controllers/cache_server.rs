@@ -30,6 +30,7 @@ use crate::{
         tls::Seen,
     },
     gather::{Gathered, gather, name_holders, repositories},
+    issuer,
     observe::{Heard, Interest},
     repository::{HOSTED, KINDS, MIRROR, Repository},
     sign::hash,
@@ -49,6 +50,9 @@ enum Error {
     /// A port of nodes cannot be had. All else is in line.
     #[error("a nodePort of a connector is refused; choose another one")]
     NodePorts(#[source] apply::Error),
+    /// It is not known who signs tokens of service accounts. All else is in line.
+    #[error("tokens of service accounts may be refused")]
+    Issuer(#[source] issuer::Error),
 }
 
 /// Brings a server's objects in line and says how it is.
@@ -72,6 +76,8 @@ pub async fn reconcile(
             tracing::warn!(server = server.name_any(), error = %chain(&error), "failed to make a certificate");
             Ok(())
         }
+        // It was told of already, and is asked again.
+        Err(Error::Issuer(_)) => Ok(()),
         // Which connectors there are is not this object's to say: it is tried again whatever its version.
         Err(Error::NodePorts(error)) => {
             tracing::warn!(server = server.name_any(), error = %chain(&error), "failed to give connectors their nodePorts");
@@ -143,7 +149,9 @@ async fn converge(context: &Context, server: &Arc<CacheServer>, leaving: &BTreeS
     mounted.extend(managed_tls(context, &gathered, &valid, &heard).await?);
     writer.apply(&cluster.secrets, &secret::mounted(server, namespace, &mounted)).await?;
     let documents = documents(server, &valid);
-    writer.apply(&cluster.config_maps, &config_map::config_map(server, namespace, &documents)).await?;
+    let issuer = issuer(context, &gathered).await;
+    let text = issuer.as_ref().map_or_else(|(text, _)| text.as_deref(), |text| text.as_deref());
+    writer.apply(&cluster.config_maps, &config_map::config_map(server, namespace, &documents, text)).await?;
     let image = deployment::Image {
         reference: &settings.cache_server_image,
         pull_policy: settings.cache_server_image_pull_policy.as_deref(),
@@ -151,10 +159,22 @@ async fn converge(context: &Context, server: &Arc<CacheServer>, leaving: &BTreeS
     };
     let wanted = deployment::deployment(server, namespace, image);
     writer.apply(&cluster.deployments, &wanted).await?;
-    let sign = hash(&json!([documents, mounted]));
+    let sign = hash(&json!([documents, mounted, text]));
     refresh_pods(cluster, writer, &gathered, &sign).await?;
     context.observations.want(&server.name_any(), interest(context, &gathered, &valid, &heard, &mounted));
-    refused.map_or(Ok(()), |error| Err(Error::NodePorts(error)))
+    if let Some(refused) = refused {
+        return Err(Error::NodePorts(refused));
+    }
+    issuer.map(|_| ()).map_err(|(_, error)| Error::Issuer(error))
+}
+
+/// Who signs tokens of service accounts, for a server that takes them; on failure with what the server was told before.
+async fn issuer(context: &Context, gathered: &Gathered) -> Result<Option<String>, (Option<String>, issuer::Error)> {
+    if !gathered.server.spec.auth.as_ref().is_some_and(|auth| auth.service_accounts) {
+        return Ok(None);
+    }
+    let before = || gathered.config_map.as_ref()?.data.as_ref()?.get(names::ISSUER_KEY).cloned();
+    context.issuer.text().await.map(Some).map_err(|error| (before(), error))
 }
 
 /// Writes the Service. A port of nodes that a connector asks for and the cluster refuses (it is outside of its range, or
@@ -293,6 +313,8 @@ fn certificate_names(gathered: &Gathered, valid: &Valid, namespace: &str) -> BTr
         let addresses = gathered.nodes.iter().filter_map(|node| node.status.as_ref()?.addresses.as_ref()).flatten();
         found.extend(addresses.filter(|address| address.type_ == "InternalIP").map(|address| address.address.clone()));
     }
+    let external = gathered.server.spec.external_url.as_ref().and_then(|url| url::Url::parse(url).ok());
+    found.extend(external.as_ref().and_then(url::Url::host_str).map(|host| host.trim_matches(['[', ']']).to_owned()));
     let connectors = valid.documents.iter().filter_map(|document| document["spec"]["connectors"].as_array()).flatten();
     found.extend(connectors.filter_map(|connector| connector["host"].as_str().map(str::to_owned)));
     found
@@ -368,6 +390,7 @@ async fn write_status(
             Error::Apply(_) => "ApplyFailed",
             Error::Certificate(_) => "CertificateFailed",
             Error::NodePorts(_) => "NodePortRefused",
+            Error::Issuer(_) => "IssuerUnknown",
         };
         (reason, chain(error))
     });

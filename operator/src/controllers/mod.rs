@@ -34,6 +34,7 @@ use crate::{
         node_entries::{Remains, remains},
     },
     gather::{name_holders, repositories},
+    issuer::Issuer,
     metrics::Metrics,
     observe::Observations,
     repository::{Holders, Repository, registry},
@@ -58,6 +59,8 @@ pub struct Context {
     pub observations: Observations,
     /// The only writer.
     pub writer: Writer,
+    /// Who signs tokens of service accounts.
+    pub issuer: Issuer,
     /// Events.
     pub recorder: Recorder,
     /// Metrics.

@@ -8,14 +8,18 @@ use serde_json::{Value, json};
 use super::{labels, names};
 use crate::repository::Repository;
 
-/// The `ConfigMap` with these documents.
+/// The `ConfigMap` with these documents, and who signs tokens of service accounts where the server takes them.
 #[must_use]
-pub fn config_map(server: &CacheServer, namespace: &str, documents: &[Value]) -> Value {
+pub fn config_map(server: &CacheServer, namespace: &str, documents: &[Value], issuer: Option<&str>) -> Value {
+    let mut data = json!({names::CONFIG_KEY: text(documents)});
+    if let Some(issuer) = issuer {
+        data[names::ISSUER_KEY] = json!(issuer);
+    }
     json!({
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": labels::usual(server, namespace),
-        "data": {names::CONFIG_KEY: text(documents)},
+        "data": data,
     })
 }
 

@@ -16,6 +16,8 @@ pub fn authority(server: &str) -> String {
 pub const MANAGED_TLS: &str = "managed-tls";
 /// The key of the configuration in the `ConfigMap`.
 pub const CONFIG_KEY: &str = "entrepot.yaml";
+/// The key of who signs tokens of service accounts, beside the configuration.
+pub const ISSUER_KEY: &str = "service-account-issuer.json";
 /// The finalizer of all that shows in nodes' files.
 pub const FINALIZER: &str = "entrepot.dev/node-files";
 /// On a `CacheServer`: another value makes a new authority. On the Secret of the authority: the value that was heeded.

@@ -136,10 +136,11 @@ impl Probe {
     /// Asks once.
     ///
     /// # Errors
-    /// Unless the repository itself answered with 200 in time.
+    /// Unless the repository itself answered in time, with 200 or by asking for a login.
     pub async fn ask(&self) -> Result<(), Error> {
         let answer = self.client.get(&self.url).send().await.map_err(|error| Error::Unreachable(said(error)))?;
-        if answer.status() != 200 {
+        // A repository that also takes pushes asks everyone to log in here, and answers pulls without that all the same.
+        if answer.status() != 200 && answer.status() != 401 {
             return Err(Error::Status(answer.status().as_u16()));
         }
         let Some(repository) = &self.target.repository else {
