@@ -127,6 +127,7 @@ pub fn all_in_cluster() -> Vec<ClusterCase> {
         cases::cluster_detection::cases(),
         cases::cluster_authority::cases(),
         cases::cluster_mistakes::cases(),
+        cases::cluster_repositories::cases(),
         cases::cluster_rights::cases(),
         cases::cluster_crash::cases(),
         // From here on the product is removed.

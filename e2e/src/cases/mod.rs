@@ -17,5 +17,6 @@ pub mod cluster_nodes;
 pub mod cluster_detection;
 pub mod cluster_authority;
 pub mod cluster_mistakes;
+pub mod cluster_repositories;
 pub mod cluster_rights;
 pub mod cluster_crash;

@@ -214,7 +214,7 @@ impl Cluster {
         let logs = "logs --all-containers --prefix --tail=40 --selector=app.kubernetes.io/part-of=entrepot";
         let questions = [
             "get nodes,pods --all-namespaces --output=wide".to_owned(),
-            "get rmir,cserver,nmir --output=wide".to_owned(),
+            "get rmir,hrepo,rgroup,cserver,nmir --output=wide".to_owned(),
             "get events --all-namespaces --sort-by=.lastTimestamp".to_owned(),
             format!("{logs} --namespace=entrepot-system"),
             format!("{logs} --namespace=entrepot-node"),

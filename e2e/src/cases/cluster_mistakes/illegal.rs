@@ -150,6 +150,18 @@ fn rows() -> Vec<Row> {
         ),
         (
             Mirror,
+            "/spec/connectors",
+            json!([{"host": "a", "nodePort": 30501}]),
+            "nodePort must only be set on a connector with a port",
+        ),
+        (
+            Mirror,
+            "/spec/connectors",
+            json!([{"port": 5001, "tlsSecretRef": {"name": "tls"}}]),
+            "tlsSecretRef must only be set on a connector with a host",
+        ),
+        (
+            Mirror,
             "/spec/nodes",
             json!({"fallback": "Never"}),
             "acknowledgeBootstrapRisk must be true when fallback is Never",
