@@ -5,7 +5,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 /// Each module with those of this crate that it may name, from the ground up.
-const ARROWS: [(&str, &[&str]); 21] = [
+const ARROWS: [(&str, &[&str]); 22] = [
     ("settings", &[]),
     ("telemetry", &[]),
     ("metrics", &[]),
