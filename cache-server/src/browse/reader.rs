@@ -429,7 +429,7 @@ fn ways(facts: &RepositoryFacts<'_>, repository: &Repository) -> Ways {
     for connector in facts.connectors {
         match connector {
             ConnectorSettings::Port { port, .. } => ports.push(*port),
-            ConnectorSettings::Host { host } => hosts.push(host.clone()),
+            ConnectorSettings::Host { host, .. } => hosts.push(host.clone()),
         }
     }
     Ways { paths, ports, hosts }
