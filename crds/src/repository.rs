@@ -59,7 +59,7 @@ pub struct Connector {
     /// The certificate for this port. Unset: plain HTTP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<ConnectorTls>,
-    /// The port that every node opens for `port`, where `service.type` of the `CacheServer` is NodePort or LoadBalancer. Unset: one of Kubernetes' choice. Only in a cluster.
+    /// The port that every node opens for `port`, where `service.type` of the `CacheServer` is `NodePort` or `LoadBalancer`. Unset: one of Kubernetes' choice. Only in a cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub node_port: Option<u16>,

@@ -26,7 +26,7 @@ mod tests {
     #[error("{text}")]
     struct Link {
         text: &'static str,
-        source: Option<Box<Link>>,
+        source: Option<Box<Self>>,
     }
 
     #[test]

@@ -70,14 +70,13 @@ pub async fn reconcile(
     let outcome = converge(context, server, leaving).await;
     write_status(context, server, leaving, outcome.as_ref().err()).await?;
     match outcome {
-        Ok(()) => Ok(()),
+        // An issuer that is not known was told of already, and is asked for again.
+        Ok(()) | Err(Error::Issuer(_)) => Ok(()),
         Err(Error::Apply(error)) => Err(error),
         Err(Error::Certificate(error)) => {
             tracing::warn!(server = server.name_any(), error = %chain(&error), "failed to make a certificate");
             Ok(())
         }
-        // It was told of already, and is asked again.
-        Err(Error::Issuer(_)) => Ok(()),
         // Which connectors there are is not this object's to say: it is tried again whatever its version.
         Err(Error::NodePorts(error)) => {
             tracing::warn!(server = server.name_any(), error = %chain(&error), "failed to give connectors their nodePorts");
