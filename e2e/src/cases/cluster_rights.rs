@@ -163,8 +163,11 @@ async fn granted_is_used(world: &ClusterWorld) -> Result<()> {
             Ok(!namespaces(cluster).await?.iter().any(|name| name == NODE))
         })
         .await?;
+    // What is right of mirrors was shown; one whose files on the nodes are someone else's would keep `helm test` waiting.
+    cluster.kubectl(&["delete", "registrymirrors", "--all", "--timeout=60s"]).await?;
     demonstration::install(cluster).await?;
     demonstration::mirror_docker_hub(world).await?;
+    group_for_nodes(cluster).await?;
     capture(cluster).await?;
     cluster.helm(&["test", RELEASE, "--namespace", SYSTEM]).await?;
     switch_managed_tls_off(cluster).await?;
@@ -176,6 +179,18 @@ async fn granted_is_used(world: &ClusterWorld) -> Result<()> {
     let unused: Vec<_> = grants.iter().filter(|grant| !uses.iter().any(|one| grant.allows(one))).collect();
     ensure!(unused.is_empty(), "of {} rights these were never used: {unused:#?}", grants.len());
     Ok(())
+}
+
+/// A group whose files are on the nodes, and a hosted repository in it: there are rights for each kind.
+async fn group_for_nodes(cluster: &Cluster) -> Result<()> {
+    let object = |kind: &str, name: &str, spec: Value| {
+        json!({"apiVersion": "entrepot.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec})
+    };
+    let group = json!({"members": ["own", "docker-hub"], "nodes": {"registries": ["own.registry.test"]}});
+    cluster.apply(&object("HostedRepository", "own", json!({})).to_string()).await?;
+    cluster.apply(&object("RepositoryGroup", "everything", group).to_string()).await?;
+    let wait = ["wait", "hostedrepository/own", "repositorygroup/everything", "--for=condition=Ready", "--timeout=60s"];
+    cluster.kubectl(&wait).await.map(drop)
 }
 
 /// The one change that takes the right to delete a Secret: the key of a server's own CA goes when nobody needs it any more.
