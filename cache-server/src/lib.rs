@@ -12,6 +12,7 @@
 pub mod oci;
 pub mod causes;
 pub mod credentials;
+pub mod globs;
 pub mod access;
 pub mod settings;
 pub mod canary;

@@ -80,12 +80,14 @@ impl Current {
                 Err(error) => return Err(error),
             }
         }
+        let is_unmade = |hosted: &&HostedSettings| failed.iter().any(|(name, _)| *name == hosted.name);
+        let unmade: Vec<HostedSettings> = settings.hosted.iter().filter(is_unmade).cloned().collect();
         for (name, error) in failed {
             tracing::error!(error = &error as &dyn std::error::Error, "a repository cannot be made and is left out");
             settings.leave_out(&name, &error);
         }
         let groups: Vec<_> =
-            settings.groups.iter().map(|wanted| Group::new(wanted.clone(), &settings.groups, &leaves)).collect();
+            settings.groups.iter().map(|wanted| Group::new(wanted.clone(), &settings, &leaves, &unmade)).collect();
         let mut repositories: HashMap<_, _> =
             leaves.into_iter().map(|(name, leaf)| (name, Repository::from(leaf))).collect();
         repositories.extend(groups.into_iter().map(|group| (group.settings().name.clone(), Repository::Group(group))));
@@ -110,6 +112,14 @@ impl Current {
             Repository::Mirror(mirror) => Some(mirror),
             Repository::Hosted(_) | Repository::Group(_) => None,
         }
+    }
+
+    /// What keeps groups from serving all that they list: the group, and a sentence.
+    pub fn problems(&self) -> impl Iterator<Item = (&RepositoryName, String)> {
+        let groups = self.settings.groups.iter();
+        groups.flat_map(|group| {
+            self.settings.membership(group).problems.into_iter().map(|problem| (&group.name, problem))
+        })
     }
 
     /// SHA-256 of the certificate that the main port shows, in hexadecimal digits; nothing without TLS.

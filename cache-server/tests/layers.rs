@@ -8,15 +8,16 @@ use std::{collections::BTreeSet, fs, path::Path};
 const ARROWS: [(&str, &[&str]); 18] = [
     ("causes", &[]),
     ("credentials", &[]),
+    ("globs", &[]),
     ("telemetry", &[]),
     ("oci", &[]),
-    ("access", &["credentials", "oci"]),
+    ("access", &["credentials", "globs", "oci"]),
     ("settings", &["access", "causes", "credentials", "oci"]),
     ("canary", &["oci"]),
     ("routing", &["canary", "oci", "settings"]),
     ("upstream", &["credentials", "oci"]),
     ("store", &["oci"]),
-    ("repository", &["oci", "settings", "store", "upstream"]),
+    ("repository", &["globs", "oci", "settings", "store", "upstream"]),
     // A connection sends the store's files below HTTP.
     ("connector", &["store"]),
     ("metrics", &["store"]),

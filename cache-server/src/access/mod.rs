@@ -1,6 +1,6 @@
 //! Who may do what: logins, tokens, and the one policy that all routes ask. Read in this order: [`caller`], [`permissions`],
-//! [`judge`], [`htpasswd`], [`service_accounts`], [`token`], [`attempts`], [`key`], [`logins`]. May import `oci` and
-//! `credentials`.
+//! [`judge`], [`htpasswd`], [`service_accounts`], [`token`], [`attempts`], [`key`], [`logins`]. May import `oci`, `globs`
+//! and `credentials`.
 //!
 //! All but [`key`] (a file) and [`logins`] (which hashes passwords on other threads) is pure, and is told the time.
 

@@ -130,6 +130,7 @@ impl ToApi for PullError {
         let unavailable = |message| ApiError::new(ErrorCode::Unavailable, StatusCode::SERVICE_UNAVAILABLE, message);
         match &self.error {
             Error::Offline(_) => unavailable(message),
+            Error::Unusable(_) => unavailable(message).retry_after(None),
             Error::NotFound { .. } | Error::Denied { .. } => ApiError::new(self.absent, StatusCode::NOT_FOUND, message),
             Error::BrokeOff { wait, .. } => unavailable(message).retry_after(Some(*wait)),
             Error::WrongContent { .. } => ApiError::new(ErrorCode::Unknown, StatusCode::BAD_GATEWAY, message),

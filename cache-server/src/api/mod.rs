@@ -181,7 +181,7 @@ impl Api {
             want,
         };
         let may_pull = |name: &_, image: &_| admitted.as_ref().is_some_and(|admitted| admitted.may_pull(name, image));
-        let asking = Asking { registry: route.registry.as_ref(), may_pull: &may_pull };
+        let asking = Asking { meant: request::meant(route), may_pull: &may_pull };
         let answered = match &endpoint {
             Endpoint::Base => {
                 report.routine();

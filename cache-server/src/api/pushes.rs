@@ -21,7 +21,7 @@ use super::{
 use crate::{
     oci::{Digest, Endpoint, ErrorCode, ImageName, ManifestQuery, MediaType, Reference, UploadQuery},
     repository::{
-        Asking, BlobRequest, Hosted, PushError, Repository, Want,
+        Asking, BlobRequest, Hosted, Meant, PushError, Repository, Want,
         hosted::push::{Chunk, MAX_MANIFEST},
     },
     routing::Route,
@@ -167,7 +167,7 @@ impl Pushing<'_> {
         let may_pull = |name: &RepositoryName, image: &ImageName| self.admitted.may_pull(name, image);
         for (repository, source) in self.admitted.pulled_from(from) {
             let request = BlobRequest { want: Want::Head, may_go_elsewhere: false };
-            let asking = Asking { registry: None, may_pull: &may_pull };
+            let asking = Asking { meant: Meant::Unsaid, may_pull: &may_pull };
             // Whatever is wrong with the source, the client can send the blob.
             if repository.blob(&source, digest, request, &asking).await.is_ok()
                 && self.hosted.link(image, digest).await?

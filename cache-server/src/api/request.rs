@@ -13,7 +13,7 @@ use crate::{
     access::Action,
     connector::Connection,
     oci::{Endpoint, ErrorCode},
-    repository::Want,
+    repository::{Meant, Want},
     routing::{self, Resolved, Route, Routing},
 };
 
@@ -64,6 +64,15 @@ pub(super) fn action(method: &Method, endpoint: &Endpoint) -> Action {
         (&Method::GET | &Method::HEAD, _) => Action::Pull,
         (&Method::DELETE, _) => Action::Delete,
         _ => Action::Push,
+    }
+}
+
+/// The registry whose image a request means.
+pub(super) const fn meant(route: &Route) -> Meant<'_> {
+    match (&route.registry, route.registry_named) {
+        (Some(registry), _) => Meant::Registry(registry),
+        (None, true) => Meant::Unheard,
+        (None, false) => Meant::Unsaid,
     }
 }
 

@@ -28,6 +28,8 @@ pub fn router(server: Arc<Server>) -> Router {
 struct Status<'a> {
     objects: Vec<Object<'a>>,
     mistakes: Vec<Mistake<'a>>,
+    /// What keeps groups from serving all that they list.
+    problems: Vec<Problem<'a>>,
     /// SHA-256 of the main port's own certificate.
     certificate: Option<String>,
     upstreams: Vec<Upstream>,
@@ -50,6 +52,13 @@ struct Mistake<'a> {
     object: Object<'a>,
     field: &'a str,
     message: &'a str,
+}
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    kind: &'static str,
+    name: &'a RepositoryName,
+    problem: String,
 }
 
 #[derive(Serialize)]
@@ -79,6 +88,7 @@ async fn status(State(server): State<Arc<Server>>) -> Response {
             .map(|object| Object { kind: &object.kind, name: &object.name, generation: object.generation })
             .collect(),
         mistakes: mistakes(&current),
+        problems: problems(&current),
         certificate: current.certificate(),
         upstreams: settings
             .mirrors
@@ -88,6 +98,11 @@ async fn status(State(server): State<Arc<Server>>) -> Response {
         store: Store { used_bytes: server.store.used_bytes(), limit_bytes: server.store.limit_bytes(), problem },
         probes: server.canaries.all().into_iter().map(|(nonce, when)| (nonce, time(when))).collect(),
     })
+}
+
+fn problems(current: &Current) -> Vec<Problem<'_>> {
+    let problem = |(name, problem)| Problem { kind: "RepositoryGroup", name, problem };
+    current.problems().map(problem).collect()
 }
 
 /// Those that belong to no object have an empty kind and name.

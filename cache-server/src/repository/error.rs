@@ -14,6 +14,11 @@ pub enum Error {
     /// The repository is switched off.
     #[error("the repository {0} is switched off (spec.online: false)")]
     Offline(String),
+    /// The repository has a mistake, and nobody may answer in its place.
+    #[error(
+        "the repository {0} cannot be served because of a mistake; see the server's log or the object's conditions"
+    )]
+    Unusable(String),
     /// The upstream does not have it.
     #[error("{what} is not known to {registry}")]
     NotFound {

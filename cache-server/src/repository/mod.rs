@@ -45,9 +45,20 @@ pub enum Repository {
 #[derive(Clone, Copy)]
 pub struct Asking<'a> {
     /// The registry that the request says it means.
-    pub registry: Option<&'a RegistryName>,
+    pub meant: Meant<'a>,
     /// Whether the one who asks may pull an image from a repository of that name.
     pub may_pull: &'a (dyn Fn(&RepositoryName, &ImageName) -> bool + Send + Sync),
+}
+
+/// Which registry's image a request means.
+#[derive(Clone, Copy, Debug)]
+pub enum Meant<'a> {
+    /// It does not say.
+    Unsaid,
+    /// This one.
+    Registry(&'a RegistryName),
+    /// One that cannot be: no repository stands for it.
+    Unheard,
 }
 
 impl From<group::Leaf> for Repository {

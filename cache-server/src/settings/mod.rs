@@ -8,6 +8,7 @@
 mod check;
 mod hosts;
 mod last_good;
+mod membership;
 mod mistake;
 mod objects;
 mod schema;
@@ -15,6 +16,7 @@ mod secrets;
 mod sources;
 
 pub use hosts::{AllowedHost, AllowedHostError, RegistryName, RegistryNameError, UrlError};
+pub use membership::Membership;
 pub use mistake::{Mistake, Mistakes, ObjectName, Place};
 pub use secrets::{CertifiedKeyPem, SecretError};
 pub use sources::{Fingerprint, Loaded, Sources};
