@@ -18,6 +18,7 @@ pub mod settings;
 pub mod canary;
 pub mod routing;
 pub mod upstream;
+pub mod search;
 pub mod store;
 pub mod repository;
 pub mod metrics;

@@ -43,6 +43,8 @@ pub enum Resolved {
     ServerToken,
     /// To a repository.
     To(Route),
+    /// To the search of a repository: `rest` is what follows `/v1/`.
+    Search(Route),
     /// To the canary image.
     Canary {
         /// What of the path is for it: input of `Endpoint::parse`.
@@ -178,6 +180,9 @@ impl Routing {
 
     /// Where a request goes. Costs a few look-ups, whatever the number of repositories.
     pub fn resolve(&self, request: &Request<'_>) -> Result<Resolved, Unrouted> {
+        if let Some(found) = self.search(request) {
+            return Ok(Resolved::Search(Self::route(request.path, &found?)));
+        }
         let ns = request.ns.filter(|ns| !ns.is_empty());
         if let Some(repository) = self.of_connector(request) {
             let rest = behind_v2(request.path).ok_or(Unrouted::NoRegistryPath)?;
@@ -222,6 +227,27 @@ impl Routing {
         let repository = self.default.as_ref().ok_or_else(|| Unrouted::NoDefault { ways: self.ways() })?;
         let found = Found { repository, rest, registry: None, whole_path: true, shared: true };
         Ok(Resolved::To(Self::route(request.path, &found)))
+    }
+
+    /// Rules (1), (2) and (6) for version 1 of the API, whose paths name no images; nothing for other paths.
+    fn search<'a>(&'a self, request: &Request<'a>) -> Option<Result<Found<'a>, Unrouted>> {
+        let (first, rest) = first_segment(request.path)?;
+        let connector = self.of_connector(request);
+        let (repository, rest) = match first {
+            "v1" => {
+                let repository = connector.or(self.default.as_ref());
+                (repository.ok_or_else(|| Unrouted::NoDefault { ways: self.ways() }), rest)
+            }
+            "repository" if connector.is_none() => {
+                let (name, rest) = first_segment_of(rest)?;
+                let (version, rest) = first_segment_of(rest)?;
+                let known = self.repositories.get_key_value(name).map(|(repository, _)| repository);
+                (known.ok_or_else(|| self.unknown_repository(name)), (version == "v1").then_some(rest)?)
+            }
+            _ => return None,
+        };
+        let found = |repository| Found { repository, rest, registry: None, whole_path: true, shared: false };
+        Some(repository.map(found))
     }
 
     fn of_connector(&self, request: &Request<'_>) -> Option<&RepositoryName> {
@@ -366,6 +392,7 @@ mod tests {
                 if route.registry_named { "named" } else { "-" },
                 if route.whole_path { "whole" } else { "-" }
             ),
+            Ok(Resolved::Search(route)) => format!("search {} {}", route.repository, route.rest),
             Err(Unrouted::NoRegistryPath) => "no path".to_owned(),
             Err(Unrouted::UnknownRegistry { registry, .. }) => format!("no registry {registry}"),
             Err(Unrouted::UnknownRepository { name, .. }) => format!("no repository {name}"),
@@ -414,7 +441,7 @@ mod tests {
                 Request { ns: Some("docker.io"), ..path("/repository/probe/v2/canary/manifests/1") },
                 "canary canary/manifests/1 by path",
             ),
-            (path("/repository/ghcr/v1/a"), "no path"),
+            (path("/repository/ghcr/v1/a"), "search ghcr a"),
             (path("/repository/ghcr"), "no path"),
             // (3)
             (
@@ -465,7 +492,16 @@ mod tests {
             (path(""), "no path"),
             (path("v2/x"), "no path"),
             (path("/v22/x"), "no path"),
-            (path("/v1/_ping"), "no path"),
+            // Version 1
+            (path("/v1/_ping"), "search hub _ping"),
+            (path("//v1//search"), "search hub search"),
+            (path("/repository/ghcr//v1/search"), "search ghcr search"),
+            (path("/repository/nope/v1/search"), "no repository nope"),
+            (Request { connector: Some(5001), ..path("/v1/search") }, "search hub search"),
+            (Request { connector: Some(5001), ..path("/repository/ghcr/v1/search") }, "no path"),
+            (Request { host: Some("hub.example.com"), ..path("/v1/search") }, "search hub search"),
+            (Request { ns: Some("ghcr.io"), ..path("/v1/search") }, "search hub search"),
+            (path("/v11/x"), "no path"),
         ] {
             assert_eq!(text(&table, &request), expected, "{request:?}");
         }
@@ -491,6 +527,7 @@ mod tests {
     fn without_a_default_the_only_repository_is_it() {
         assert_eq!(text(&routing("", &[GHCR]), &path("/v2/a/b")), "ghcr a/b /v2/ - whole");
         assert_eq!(text(&routing("", &[GHCR, HUB]), &path("/v2/a/b")), "no default");
+        assert_eq!(text(&routing("", &[GHCR, HUB]), &path("/v1/_ping")), "no default");
         assert_eq!(text(&routing("", &[]), &path("/v2/a/b")), "no default");
         assert_eq!(text(&routing("", &[]), &path("/v2/")), "base");
     }

@@ -48,7 +48,7 @@ async fn put(cache: &Cache, repository: &str, image: &str, tag: &str, body: &[u8
     let tree = cache.server().store.tree(&name, &hosted.settings().identity()).unwrap();
     let (image, digest) = (image.parse().unwrap(), support::digest(body).parse().unwrap());
     let (media_type, size) = (OCI_MANIFEST.parse::<cache_server::oci::MediaType>().unwrap(), body.len() as u64);
-    let record = ManifestRecord { media_type: media_type.clone(), size, references: Vec::new() };
+    let record = ManifestRecord { media_type: media_type.clone(), size, references: Vec::new(), subject: None };
     tree.add_manifest(&image, &digest, record, bytes::Bytes::copy_from_slice(body)).await;
     let target = TagTarget { digest: digest.clone(), media_type, size };
     let record = TagRecord { target, checked: millis(SystemTime::now()), previous: None };

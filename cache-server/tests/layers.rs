@@ -5,7 +5,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 /// Each module with those of this crate that it may name, from the ground up.
-const ARROWS: [(&str, &[&str]); 18] = [
+const ARROWS: [(&str, &[&str]); 20] = [
     ("causes", &[]),
     ("credentials", &[]),
     ("globs", &[]),
@@ -16,8 +16,9 @@ const ARROWS: [(&str, &[&str]); 18] = [
     ("canary", &["oci"]),
     ("routing", &["canary", "oci", "settings"]),
     ("upstream", &["credentials", "oci"]),
+    ("search", &["upstream"]),
     ("store", &["oci"]),
-    ("repository", &["globs", "oci", "settings", "store", "upstream"]),
+    ("repository", &["globs", "oci", "search", "settings", "store", "upstream"]),
     // A connection sends the store's files below HTTP.
     ("connector", &["store"]),
     ("metrics", &["store"]),
@@ -36,6 +37,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
             "oci",
             "repository",
             "routing",
+            "search",
             "server",
             "store",
             "upstream",

@@ -80,6 +80,10 @@ pub struct RegistryMirrorSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub anonymous_pull: Option<bool>,
 
+    /// Whether `docker search` works through this mirror (`/v1/search`). It asks `upstream.index`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub v1_search: bool,
+
     /// For how long answers are believed, and what happens when the upstream cannot be asked.
     #[serde(default)]
     pub freshness: Freshness,
@@ -149,7 +153,8 @@ pub struct RegistryMirrorStatus {
 )]
 pub struct UpstreamSpec {
     /// The registry that this mirror stands for, as images name it (`docker.io`, `ghcr.io`, `registry.example.com:5000`).
-    /// Default: the host of `url`; `docker.io` for `registry-1.docker.io`.
+    /// Default: the host of `url`; `docker.io` for `registry-1.docker.io`. No two mirrors of a server have the same; in a group,
+    /// mirrors of one `url` answer for each other's registries.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 260), regex(pattern = REGISTRY_PATTERN))]
     pub registry: Option<String>,
@@ -192,6 +197,10 @@ pub struct UpstreamSpec {
     #[schemars(length(max = 32), inner(length(min = 1, max = 260)))]
     pub redirect_hosts: Vec<String>,
 
+    /// Where `v1Search` looks for images. Unset: Docker Hub's index for a mirror of Docker Hub, else the upstream itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<IndexSpec>,
+
     /// Time limits and bounds towards the upstream.
     #[serde(default)]
     pub limits: UpstreamLimits,
@@ -199,6 +208,40 @@ pub struct UpstreamSpec {
     /// When a failing upstream is left alone.
     #[serde(default)]
     pub breaker: BreakerSpec,
+}
+
+/// Where images are looked for. It is asked like the upstream, and never given the upstream's credentials unless it is at the
+/// same origin.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("(self.type == 'Custom') == has(self.url)")
+        .message("index.url must be set when index.type is Custom, and only then"),
+    validation = Rule::new("!has(self.url) || self.url.startsWith('https://') || self.url.startsWith('http://')")
+        .message("index.url must start with https:// or http://"),
+    validation = Rule::new("!has(self.url) || !self.url.contains('@')").message("index.url must not contain credentials"),
+    validation = Rule::new("!has(self.url) || !self.url.contains('/v1')")
+        .message("index.url must be what stands in front of /v1/search; remove /v1 and what follows"),
+)]
+pub struct IndexSpec {
+    /// Which index.
+    #[serde(rename = "type")]
+    pub type_: IndexType,
+    /// What stands in front of `/v1/search`, for `Custom`. Example: `https://index.example.com`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 8, max = 2048))]
+    pub url: Option<String>,
+}
+
+/// Which index.
+#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IndexType {
+    /// Docker Hub's.
+    DockerHub,
+    /// The upstream: its own `/v1/search`, or if it has none the names in its catalog (`/v2/_catalog`).
+    Registry,
+    /// Another one, at `url`.
+    Custom,
 }
 
 /// Time limits and bounds towards an upstream. There is never a total limit on a body.

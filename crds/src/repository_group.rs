@@ -76,6 +76,11 @@ pub struct RepositoryGroupSpec {
     #[serde(default = "yes")]
     pub anonymous_pull: bool,
 
+    /// Whether `docker search` works through this group (`/v1/search`): in the members that have it switched on, and in the
+    /// hosted ones.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub v1_search: bool,
+
     /// Names of mirrors, hosted repositories and other groups, in the order in which they are asked.
     #[schemars(schema_with = "members_schema")]
     pub members: Vec<String>,

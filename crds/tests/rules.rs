@@ -56,6 +56,9 @@ fn good_objects_are_taken() {
     assert_eq!(server(json!({"tls": {"mode": "Secret", "secretRef": {"name": "tls"}}})), Ok(()));
     assert_eq!(with("/spec/upstream/url", json!("http://10.0.0.1:5000/prefix")), Ok(()));
     assert_eq!(with("/spec/upstream/insecureSkipVerify", json!(true)), Ok(()));
+    assert_eq!(with("/spec/v1Search", json!(true)), Ok(()));
+    assert_eq!(with("/spec/upstream/index", json!({"type": "DockerHub"})), Ok(()));
+    assert_eq!(with("/spec/upstream/index", json!({"type": "Custom", "url": "https://a.example.com/x"})), Ok(()));
     assert_eq!(with("/spec/anonymousPull", json!(false)), Ok(()));
     assert_eq!(server(json!({"externalURL": "https://registry.example.com:8443"})), Ok(()));
     assert_eq!(server(json!({"externalURL": "http://[::1]/"})), Ok(()));
@@ -112,6 +115,27 @@ fn illegal_mirrors_are_refused_with_the_right_sentence() {
             "/spec/connectors",
             json!([{"port": 5001, "tlsSecretRef": {"name": "tls"}}]),
             "tlsSecretRef must only be set on a connector with a host",
+        ),
+        ("/spec/upstream/index", json!({"type": "Custom"}), "index.url must be set when index.type is Custom"),
+        (
+            "/spec/upstream/index",
+            json!({"type": "Registry", "url": "https://a.example.com"}),
+            "index.url must be set when index.type is Custom, and only then",
+        ),
+        (
+            "/spec/upstream/index",
+            json!({"type": "Custom", "url": "ftp://a.example.com"}),
+            "index.url must start with https:// or http://",
+        ),
+        (
+            "/spec/upstream/index",
+            json!({"type": "Custom", "url": "https://me:pw@a.example.com"}),
+            "index.url must not contain credentials",
+        ),
+        (
+            "/spec/upstream/index",
+            json!({"type": "Custom", "url": "https://a.example.com/v1/search"}),
+            "index.url must be what stands in front of /v1/search",
         ),
         ("/metadata/name", json!("probe"), "must not be named library, token"),
         ("/spec/nodes", json!({"fallback": "Never"}), "acknowledgeBootstrapRisk must be true when fallback is Never"),

@@ -1,5 +1,5 @@
 //! Requests and answers: the only place that speaks HTTP to clients. Read in this order: [`client`], [`request`], [`origin`], [`gate`], [`token`], [`manifests`],
-//! [`blobs`], [`lists`], [`pushes`], [`canary`], [`error`], [`body`], [`blob_stream`], [`report`], [`browse`], [`pages`], [`status`].
+//! [`blobs`], [`lists`], [`pushes`], [`search`], [`canary`], [`error`], [`body`], [`blob_stream`], [`report`], [`browse`], [`pages`], [`status`].
 //! Calls `routing`, then `access` (at one place, [`gate`]), then `repository`. May import everything but `settings` files.
 
 pub mod blob_stream;
@@ -17,6 +17,7 @@ pub mod pages;
 mod pushes;
 mod report;
 mod request;
+mod search;
 pub mod status;
 mod token;
 
@@ -115,6 +116,7 @@ impl Api {
         let (answered, name) = match &asked.resolved {
             Resolved::ServerBase => return gate.server_base(report).await.map(|()| base()),
             Resolved::ServerToken => return token::answer(gate, SHARED_SERVICE, request, body, report).await,
+            Resolved::Search(route) => return search::answer(gate, route, request.uri().query(), report).await,
             Resolved::Canary { rest, by_path } => {
                 (canary::answer(&self.server, request.method(), rest, report), by_path.then_some(REPOSITORY))
             }

@@ -41,7 +41,7 @@ pub(super) struct Pull<'a> {
 pub(super) fn is_registry_path(path: &str) -> bool {
     // Reverse proxies like to double slashes.
     let path = path.trim_start_matches('/');
-    path == "v2" || path.starts_with("v2/") || path.starts_with("repository/")
+    path == "v2" || path.starts_with("v2/") || path.starts_with("v1/") || path.starts_with("repository/")
 }
 
 /// Routes a request.

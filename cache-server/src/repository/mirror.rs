@@ -16,7 +16,8 @@ use quick_cache::sync::Cache;
 use super::{error::Error, flights::Flights, manifests::Fetched};
 use crate::{
     oci::{Digest, ImageName, Reference, Tag},
-    settings::{MirrorSettings, UpstreamSettings},
+    search::{Found, Index},
+    settings::{IndexSettings, MirrorSettings, UpstreamSettings},
     store::{
         Store,
         record::TagRecord,
@@ -50,6 +51,8 @@ pub struct Mirror {
     pub(super) tag_lists: Cache<ImageName, (Instant, Arc<Vec<Tag>>)>,
     pub(super) referrers_asked: Flights<(ImageName, Digest), Result<Bytes, Error>>,
     pub(super) referrers: Cache<(ImageName, Digest), (Instant, Bytes)>,
+    /// Where it is searched, if it is.
+    pub(super) index: Option<Index>,
 }
 
 /// Why a mirror cannot be made from its settings.
@@ -80,6 +83,9 @@ impl Mirror {
     pub fn new(settings: MirrorSettings, store: Arc<Store>, received: Counter) -> Result<Arc<Self>, BuildError> {
         let upstream = Upstream::new(upstream_config(&settings.upstream))
             .map_err(|source| BuildError::Upstream { name: settings.name.clone(), source })?;
+        let index =
+            settings.index.as_ref().map(|index| Index::new(index_config(&settings.upstream, index), index.has_catalog));
+        let index = index.transpose().map_err(|source| BuildError::Upstream { name: settings.name.clone(), source })?;
         let tree = store
             .tree(&settings.name, &settings.identity())
             .map_err(|source| BuildError::Store { name: settings.name.clone(), source })?;
@@ -102,6 +108,7 @@ impl Mirror {
             tag_lists: Cache::new(LISTS),
             referrers_asked: Flights::default(),
             referrers: Cache::new(LISTS),
+            index,
         }))
     }
 
@@ -115,6 +122,15 @@ impl Mirror {
     #[must_use]
     pub const fn upstream(&self) -> &Arc<Upstream> {
         &self.upstream
+    }
+
+    /// The first `need` images that the index has for a text. Nothing, if the mirror is not searched.
+    pub async fn search(&self, text: &str, need: usize) -> Result<Found, Error> {
+        self.check_online()?;
+        let Some(index) = &self.index else { return Ok(Found::default()) };
+        let named =
+            |error| Error::of_upstream(error, format!("a search for {text:?}"), self.settings.registry.to_string());
+        index.find(text, need).await.map_err(named)
     }
 
     /// The image as the upstream knows it.
@@ -219,6 +235,22 @@ impl Mirror {
     /// How long a client whose blob broke off is sent away.
     pub(super) fn broken_blob(&self) -> Duration {
         self.freshness().broken_blob.get()
+    }
+}
+
+/// The same for its index. What the upstream alone may see is shown to its own origin only.
+fn index_config(settings: &UpstreamSettings, index: &IndexSettings) -> UpstreamConfig {
+    let config = UpstreamConfig { url: index.url.clone(), ..upstream_config(settings) };
+    if index.url.origin() == settings.url.origin() {
+        return config;
+    }
+    UpstreamConfig {
+        credentials: None,
+        client_identity: None,
+        skip_verify: false,
+        token_hosts: Vec::new(),
+        redirect_hosts: Vec::new(),
+        ..config
     }
 }
 

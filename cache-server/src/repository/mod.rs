@@ -26,6 +26,7 @@ use crds::names::RepositoryName;
 
 use crate::{
     oci::{Digest, ImageName, Reference, Tag},
+    search::Found,
     settings::RegistryName,
     store::tree::Tree,
 };
@@ -95,7 +96,7 @@ impl Repository {
     pub fn holders(&self) -> Vec<Self> {
         match self {
             Self::Mirror(_) | Self::Hosted(_) => vec![self.clone()],
-            Self::Group(group) => group.leaves().iter().cloned().map(Self::from).collect(),
+            Self::Group(group) => group.leaves().cloned().map(Self::from).collect(),
         }
     }
 
@@ -154,6 +155,25 @@ impl Repository {
             Self::Mirror(mirror) => mirror.tags(&mirror.named(image)).await,
             Self::Hosted(hosted) => hosted.tags(image).await,
             Self::Group(group) => group.tags(image, asking).await,
+        }
+    }
+
+    /// Whether it can be searched.
+    #[must_use]
+    pub fn searches(&self) -> bool {
+        match self {
+            Self::Mirror(mirror) => mirror.settings().index.is_some(),
+            Self::Hosted(_) => false,
+            Self::Group(group) => group.settings().v1_search,
+        }
+    }
+
+    /// The first `need` images that have a text in their name or description, at least.
+    pub async fn search(&self, text: &str, need: usize, asking: &Asking<'_>) -> Result<Found, Error> {
+        match self {
+            Self::Mirror(mirror) => mirror.search(text, need).await,
+            Self::Hosted(hosted) => hosted.search(text).await,
+            Self::Group(group) => group.search(text, need, asking).await,
         }
     }
 

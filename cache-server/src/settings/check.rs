@@ -7,19 +7,24 @@ use crds::{
     HostedRepositorySpec, RegistryMirrorSpec, RepositoryGroupSpec,
     cache_server::{AuthSpec, ClientLimits, TlsMode},
     names::{RepositoryName, SecretRef},
+    registry_mirror::IndexType,
     repository::Connector,
 };
 use ipnet::IpNet;
+use url::Url;
 
 use super::{
-    AllowedHost, CertifiedKeyPem, ConnectorSettings, GroupSettings, HostedSettings, MainPort, MirrorSettings,
-    RegistryName, ServerSettings, Settings, UpstreamSettings,
+    AllowedHost, CertifiedKeyPem, ConnectorSettings, GroupSettings, HostedSettings, IndexSettings, MainPort,
+    MirrorSettings, RegistryName, ServerSettings, Settings, UpstreamSettings, UrlError,
     hosts::{external_url, proxy_url, upstream_url},
     mistake::{Mistakes, Place},
     objects::{ISSUER, Object, Objects, REPOSITORIES, SERVER},
     secrets::{Secrets, authorities_of},
 };
 use crate::access::{Auth, Permissions, service_accounts::Issuer};
+
+/// Where Docker Hub is searched.
+const DOCKER_HUB_INDEX: &str = "https://index.docker.io";
 
 /// The settings that the objects without a mistake describe, and the mistakes of all.
 pub(super) fn settings(
@@ -272,8 +277,10 @@ fn mirror(object: &Object<RegistryMirrorSpec>, secrets: &Secrets, mistakes: &mut
     let name = mistakes.keep(place, "metadata.name", name.parse());
     let connectors = connectors(place, &spec.connectors, secrets, mistakes);
     let upstream = upstream(object, secrets, mistakes);
+    let custom = spec.upstream.index.as_ref().and_then(|index| index.url.as_ref());
+    let custom = optional(custom, |text| mistakes.keep(place, "spec.upstream.index.url", upstream_url(text)));
     let (registry, upstream) = upstream?;
-    Some(MirrorSettings {
+    let mut mirror = MirrorSettings {
         name: name?,
         online: spec.online,
         registry,
@@ -281,8 +288,27 @@ fn mirror(object: &Object<RegistryMirrorSpec>, secrets: &Secrets, mistakes: &mut
         anonymous_pull: spec.anonymous_pull.unwrap_or(true),
         freshness: spec.freshness.clone(),
         retention: spec.retention.clone(),
+        index: None,
         connectors: connectors?,
-    })
+    };
+    let custom = custom?;
+    if spec.v1_search {
+        let index = index(&mirror, spec.upstream.index.as_ref().map(|index| index.type_), custom);
+        mirror.index = Some(mistakes.keep(place, "spec.upstream.index", index)?);
+    }
+    Some(mirror)
+}
+
+fn index(mirror: &MirrorSettings, of: Option<IndexType>, custom: Option<Url>) -> Result<IndexSettings, UrlError> {
+    let default = if mirror.is_docker_hub() { IndexType::DockerHub } else { IndexType::Registry };
+    match (of.unwrap_or(default), custom) {
+        (_, Some(url)) => Ok(IndexSettings { url, has_catalog: false }),
+        (IndexType::DockerHub, None) => Ok(IndexSettings { url: upstream_url(DOCKER_HUB_INDEX)?, has_catalog: false }),
+        // CEL refused one without a URL before.
+        (IndexType::Registry | IndexType::Custom, None) => {
+            Ok(IndexSettings { url: mirror.upstream.url.clone(), has_catalog: true })
+        }
+    }
 }
 
 fn hosted(object: &Object<HostedRepositorySpec>, secrets: &Secrets, mistakes: &mut Mistakes) -> Option<HostedSettings> {
@@ -325,6 +351,7 @@ fn group(object: &Object<RepositoryGroupSpec>, secrets: &Secrets, mistakes: &mut
         online: spec.online,
         anonymous_pull: spec.anonymous_pull,
         members: members.into_iter().collect::<Option<_>>()?,
+        v1_search: spec.v1_search,
         push_to: push_to?,
         connectors: connectors?,
     })

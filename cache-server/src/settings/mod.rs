@@ -150,8 +150,19 @@ pub struct MirrorSettings {
     pub freshness: Freshness,
     /// What is kept.
     pub retention: Retention,
+    /// Where `docker search` looks; `None`: nowhere.
+    pub index: Option<IndexSettings>,
     /// Its own ways in.
     pub connectors: Vec<ConnectorSettings>,
+}
+
+/// Where a mirror looks for images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexSettings {
+    /// What stands in front of `/v1/search`.
+    pub url: Url,
+    /// Whether there may be a catalog where there is no index.
+    pub has_catalog: bool,
 }
 
 impl MirrorSettings {
@@ -231,6 +242,8 @@ pub struct GroupSettings {
     /// Its members, in the order in which they are asked. A member may be missing from the configuration, and groups may form
     /// a ring: the group then serves what the others have.
     pub members: Vec<RepositoryName>,
+    /// Whether `docker search` works through it.
+    pub v1_search: bool,
     /// The member that takes pushes.
     pub push_to: Option<RepositoryName>,
     /// Its own ways in.

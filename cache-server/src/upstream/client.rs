@@ -123,6 +123,8 @@ enum About<'a> {
     Life,
     /// Whether it knows us: named, without an image.
     Us,
+    /// What it has: named, without an image.
+    Content,
     /// An image: named, with the right to pull it.
     Image(&'a ImageName),
 }
@@ -130,7 +132,7 @@ enum About<'a> {
 impl<'a> About<'a> {
     const fn image(self) -> Option<&'a ImageName> {
         match self {
-            Self::Life | Self::Us => None,
+            Self::Life | Self::Us | Self::Content => None,
             Self::Image(image) => Some(image),
         }
     }
@@ -251,7 +253,7 @@ impl Upstream {
         question.url.query_pairs_mut().append_pair("n", PAGE);
         let mut tags = Vec::new();
         for _ in 0..MOST_PAGES {
-            let (bytes, next) = self.page(&question, image, patience).await?;
+            let (bytes, next) = self.page(&question, About::Image(image), patience).await?;
             let list: TagList = serde_json::from_slice(&bytes).map_err(|_| Error::WrongContent(Misfit::Json))?;
             tags.extend(list.tags.unwrap_or_default().iter().filter_map(|tag| tag.parse::<Tag>().ok()));
             if tags.len() > MOST_TAGS {
@@ -273,7 +275,7 @@ impl Upstream {
         patience: Patience,
     ) -> Result<Option<Vec<u8>>, Error> {
         let mut question = self.question(Method::GET, image, &["referrers", digest.as_str()], Some(media_type::ACCEPT));
-        let (bytes, mut next) = match self.page(&question, image, patience).await {
+        let (bytes, mut next) = match self.page(&question, About::Image(image), patience).await {
             Ok(page) => page,
             Err(
                 Error::NotFound
@@ -294,12 +296,45 @@ impl Upstream {
                 return serde_json::to_vec(&index.0).map(Some).map_err(|_| Error::WrongContent(Misfit::Json));
             };
             question.url = url;
-            let (bytes, after) = self.page(&question, image, patience).await?;
+            let (bytes, after) = self.page(&question, About::Image(image), patience).await?;
             let page = Index::parse(&bytes).ok_or(Error::WrongContent(Misfit::Json))?;
             index.append(page);
             next = after;
         }
         Err(Error::Protocol(Violation::Pages))
+    }
+
+    /// A page of what has a text in its name or description (Docker's registry API, version 1: `GET /v1/search`).
+    pub async fn search(&self, text: &str, size: usize, page: usize) -> Result<Bytes, Error> {
+        let mut url = self.shared.wire.upstream().clone();
+        url.set_path(&format!("{}/v1/search", url.path().trim_end_matches('/')));
+        url.query_pairs_mut()
+            .append_pair("q", text)
+            .append_pair("n", &size.to_string())
+            .append_pair("page", &page.to_string());
+        let question = Question { method: Method::GET, url, accept: None, offset: 0 };
+        let (reply, place) = self.shared.ask(&question, About::Content, Patience::Long).await?;
+        self.document(reply, place, Patience::Long).await
+    }
+
+    /// The names of images that the upstream lists, at most so many; what is no name is left out.
+    pub async fn catalog(&self, most: usize) -> Result<Vec<ImageName>, Error> {
+        let mut url = self.shared.url("_catalog");
+        url.query_pairs_mut().append_pair("n", PAGE);
+        let mut question = Question { method: Method::GET, url, accept: None, offset: 0 };
+        let mut names = Vec::new();
+        for _ in 0..MOST_PAGES {
+            let (bytes, next) = self.page(&question, About::Content, Patience::Long).await?;
+            let list: Catalog = serde_json::from_slice(&bytes).map_err(|_| Error::WrongContent(Misfit::Json))?;
+            names
+                .extend(list.repositories.unwrap_or_default().iter().filter_map(|name| name.parse::<ImageName>().ok()));
+            match next {
+                Some(url) if names.len() < most => question.url = url,
+                _ => break,
+            }
+        }
+        names.truncate(most);
+        Ok(names)
     }
 
     /// Whether the upstream may be asked, for logs, metrics and the decision not to ask.
@@ -345,10 +380,10 @@ impl Upstream {
     async fn page(
         &self,
         question: &Question,
-        image: &ImageName,
+        about: About<'_>,
         patience: Patience,
     ) -> Result<(Bytes, Option<Url>), Error> {
-        let (reply, place) = self.shared.ask(question, About::Image(image), patience).await?;
+        let (reply, place) = self.shared.ask(question, about, patience).await?;
         let next = match page::next(&question.url, reply.response.headers()) {
             Next::End => None,
             Next::Page(url) => Some(url),
@@ -618,6 +653,11 @@ fn place_of(status: StatusCode, headers: &HeaderMap, offset: u64) -> Result<(u64
         Some((first, total)) if first == offset && offset > 0 && identity => Ok((first, total)),
         _ => Err(Error::Protocol(Violation::Range)),
     }
+}
+
+#[derive(Deserialize)]
+struct Catalog {
+    repositories: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]

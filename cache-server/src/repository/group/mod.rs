@@ -16,6 +16,7 @@ use super::{Asking, BlobAnswer, BlobRequest, Hosted, ManifestAnswer, Mirror, Out
 use crate::{
     globs::Glob,
     oci::{Descriptor, Digest, ImageName, Manifest, Reference, Tag, manifest},
+    search::Found,
     settings::{GroupSettings, HostedSettings, MirrorSettings, RegistryName, Settings},
 };
 use walk::{Kind, Member, Then, Wanted};
@@ -190,6 +191,33 @@ impl Group {
         }
         let outcome = outcome(answered.answers.iter().map(|(_, outcome)| *outcome), answered.error.is_some());
         Ok((manifest::index_of(merged.into_values().collect()).into(), outcome))
+    }
+
+    /// The first `need` images that the members' indexes have for a text, at least: what the group would pull from the member
+    /// that found it. An index that fails leaves the others.
+    pub async fn search(&self, text: &str, need: usize, asking: &Asking<'_>) -> Result<Found, Error> {
+        self.check_online()?;
+        let leaves = self.places.iter().map(|place| async move {
+            match &place.leaf {
+                Some(Leaf::Mirror(mirror)) => mirror.search(text, need).await,
+                Some(Leaf::Hosted(hosted)) => hosted.search(text).await,
+                None => Ok(Found::default()),
+            }
+        });
+        let (mut found, mut failed) = (Vec::new(), None);
+        for answer in futures_util::future::join_all(leaves).await {
+            // Each place has its entry, so that the one who found it is known.
+            found.push(answer.unwrap_or_else(|error| {
+                failed.get_or_insert(error);
+                Found::default()
+            }));
+        }
+        if let Some(error) = failed.filter(|_| found.iter().all(|found| found.hits.is_empty())) {
+            return Err(error);
+        }
+        Ok(Found::merged(found, |place, hit| {
+            hit.name.parse().is_ok_and(|image| self.order(&image, None, asking).contains(&place))
+        }))
     }
 
     fn order(&self, image: &ImageName, first: Option<usize>, asking: &Asking<'_>) -> Vec<usize> {

@@ -1,5 +1,5 @@
 //! A hosted repository: a tree of the store that clients fill. Here is what is pulled from it; [`policy`] says what may be
-//! changed, [`push`] changes it. May import `store`, `oci`, `settings`.
+//! changed, [`push`] changes it. May import `store`, `search`, `oci`, `settings`.
 
 pub mod policy;
 pub mod push;
@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     oci::{Digest, ImageName, Reference, Tag, manifest},
+    search::Found,
     settings::HostedSettings,
     store::{
         SMALL, Store,
@@ -24,6 +25,9 @@ use crate::{
         tree::{Retention, Tree},
     },
 };
+
+/// The most images that a search looks through.
+const MOST_SEARCHED: usize = 20_000;
 
 /// A repository that takes pushes.
 pub struct Hosted {
@@ -131,6 +135,23 @@ impl Hosted {
             return Err(self.not_found(image, "tags"));
         }
         Ok((Arc::new(tags), Outcome::Hit))
+    }
+
+    /// The images that have a text in their name.
+    pub async fn search(&self, text: &str) -> Result<Found, Error> {
+        self.check_online()?;
+        let text = text.to_ascii_lowercase();
+        let (mut names, mut last) = (Vec::new(), None);
+        loop {
+            let images = self.store.images(&self.tree, last, MOST_SEARCHED).await?;
+            names.extend(images.names);
+            last = images.next;
+            if last.is_none() || names.len() >= MOST_SEARCHED {
+                break;
+            }
+        }
+        let names = names.into_iter().map(|name| name.to_string());
+        Ok(Found::all(names.filter(|name| name.contains(&text))))
     }
 
     /// The referrers of a digest as an image index. Never absent, only empty.
