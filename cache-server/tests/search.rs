@@ -81,9 +81,9 @@ async fn a_custom_index_is_asked_on_every_way_in() {
 #[tokio::test]
 async fn it_is_off_unless_it_is_switched_on() {
     let upstream = Registry::start().await;
-    let off = object("RegistryMirror", "off", &format!("upstream: {{url: '{}'}}", upstream.url()));
+    let off = object("RegistryMirror", "silent-mirror", &format!("upstream: {{url: '{}'}}", upstream.url()));
     let (_setup, cache) = start(&off).await;
-    for path in ["/v1/_ping", "/v1/search?q=a", "/repository/off/v1/search?q=a"] {
+    for path in ["/v1/_ping", "/v1/search?q=a", "/repository/silent-mirror/v1/search?q=a"] {
         let answer = cache.client().get(path).await;
         assert_eq!(answer.status, 404, "{path}");
         assert!(answer.text().contains("v1Search"), "{answer:?}");
@@ -161,14 +161,14 @@ async fn a_group_merges_what_its_members_find() {
     indexes[2].page("/v1/search", &hits(&["secret"], 1, 1));
     let off = object(
         "RegistryMirror",
-        "off",
-        &format!("upstream: {{url: '{}', registry: off.example.com}}", indexes[2].url()),
+        "silent-mirror",
+        &format!("upstream: {{url: '{}', registry: silent.example.com}}", indexes[2].url()),
     );
     let config = mirror("one", &indexes[0], &custom(&indexes[0]), "")
         + &mirror("two", &indexes[1], &custom(&indexes[1]), "")
         + &off
         + &object("HostedRepository", "own", "reservedNames: ['own/**']")
-        + &object("RepositoryGroup", "all", "members: [two, own, off, one], v1Search: true")
+        + &object("RepositoryGroup", "all", "members: [two, own, silent-mirror, one], v1Search: true")
         + &object("RepositoryGroup", "silent", "members: [one]");
     let (setup, cache) = start(&config).await;
     let tags = setup.data().join("repositories/own/own/web-app/_tags");

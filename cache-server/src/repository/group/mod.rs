@@ -221,7 +221,10 @@ impl Group {
     }
 
     fn order(&self, image: &ImageName, first: Option<usize>, asking: &Asking<'_>) -> Vec<usize> {
-        let may_pull = |name: &RepositoryName| (asking.may_pull)(name, image);
+        // Who may read what cannot be served is not known; it stops everybody.
+        let is_lost =
+            |name: &RepositoryName| self.places.iter().any(|place| place.leaf.is_none() && place.member.name == *name);
+        let may_pull = |name: &RepositoryName| is_lost(name) || (asking.may_pull)(name, image);
         walk::order(&self.members, &Wanted { image, meant: asking.meant, may_pull: &may_pull, first })
     }
 
