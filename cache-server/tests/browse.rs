@@ -420,3 +420,70 @@ async fn usage_is_counted_by_the_sweep() {
     assert!(hub["bytes"].as_u64().unwrap() > 300_000 && usage["storedBytes"].as_u64().unwrap() > 300_000, "{usage}");
     assert!(usage["limitBytes"].as_u64().unwrap() > 0);
 }
+
+/// A closed hosted repository `team` in which alice may do anything, with the image `app/web:1` pushed, and an open group.
+async fn pushed() -> (Setup, Cache, Vec<u8>) {
+    let setup = Setup::new(&format!(
+        "---\napiVersion: entrepot.dev/v1alpha1\nkind: CacheServer\nmetadata: {{name: default}}\nspec:\n  auth:\n    htpasswdSecretRef: {{name: users}}\n    permissions:\n    - {{users: [alice], repositories: [team], actions: [Pull, Push]}}\n{}{}",
+        hosted("team", "anonymousPull: false"),
+        group("all", "team", "")
+    ));
+    let users = format!("alice:{}\n", bcrypt::hash("secret", 4).unwrap());
+    setup.secret("users", "htpasswd", &users);
+    let cache = setup.start().await;
+    let alice = alice(&cache.client());
+    let (config, layer) = (b"{}".to_vec(), bytes(9, 50_000));
+    for blob in [&config, &layer] {
+        let path = format!("/v2/team/app/web/blobs/uploads/?digest={}", digest(blob));
+        assert_eq!(alice.send_body("POST", &path, blob).await.status, 201);
+    }
+    let manifest = manifest_of(&[&config, &layer]);
+    let client = alice.with("content-type", OCI_MANIFEST);
+    assert_eq!(client.send_body("PUT", "/v2/team/app/web/manifests/1", &manifest).await.status, 201);
+    (setup, cache, manifest)
+}
+
+fn alice(client: &Client) -> Client {
+    // alice:secret
+    client.with("authorization", "Basic YWxpY2U6c2VjcmV0")
+}
+
+#[tokio::test]
+async fn who_may_pull_after_a_login_may_look() {
+    let (_setup, cache, manifest) = pushed().await;
+    let (client, alice) = (cache.client(), alice(&cache.client()));
+    assert_eq!(names(&api(&client, "repositories").await["repositories"]), ["all"]);
+    assert_eq!(names(&api(&alice, "repositories").await["repositories"]), ["team", "all"]);
+    for repository in ["team", "all"] {
+        let path = format!("repositories/{repository}/manifests?image=app/web&reference=1");
+        assert_eq!(client.get(&format!("/api/v1/{path}")).await.status, 404);
+        let shown = api(&alice, &path).await;
+        assert_eq!((&shown["digest"], &shown["repository"]), (&json!(digest(&manifest)), &json!("team")));
+        assert_eq!((&shown["config"]["cached"], &shown["layers"][0]["cached"]), (&json!(true), &json!(true)));
+    }
+    assert_eq!(api(&client, "repositories/all/images").await, json!({"images": []}));
+
+    // A wrong password is no anonymous look, and a browser is asked anew.
+    for path in ["/api/v1/repositories", "/browse/all", "/browse"] {
+        let wrong = client.with("authorization", "Basic YWxpY2U6d3Jvbmc=").get(path).await;
+        assert_eq!((wrong.status, wrong.header("www-authenticate").starts_with("Basic realm=")), (401, true), "{path}");
+    }
+    // A token is for what it names, and names no looks.
+    let token = alice.get("/v2/token?service=entrepot.dev&scope=repository:team/app/web:pull").await.json();
+    let bearer = client.with("authorization", &format!("Bearer {}", token["token"].as_str().unwrap()));
+    assert_eq!(names(&api(&bearer, "repositories").await["repositories"]), ["all"]);
+}
+
+#[tokio::test]
+async fn a_browser_logs_in_by_a_link() {
+    let (_setup, cache, _) = pushed().await;
+    let browser = html(&cache.client());
+    let front = browser.with("x-forwarded-prefix", "/registry").get("/").await;
+    assert!(front.text().contains("href=\"/registry/browse?login=1\""), "{}", front.text());
+    let asked = browser.get("/browse?login=1").await;
+    assert_eq!((asked.status, asked.header("www-authenticate")), (401, "Basic realm=\"Entrepot\", charset=\"UTF-8\""));
+    assert_eq!(asked.header("content-type"), "text/html; charset=utf-8");
+    let page = alice(&browser).get("/browse?login=1").await;
+    assert_eq!(page.status, 200);
+    assert!(page.text().contains("You are alice.") && page.text().contains("href=\"/browse/team\""), "{}", page.text());
+}
