@@ -296,8 +296,8 @@ async fn browsers_get_pages_and_programs_text() {
         let hash = base64(hash.hex());
         assert!(policy.contains(&format!("'sha256-{hash}'")), "{policy}: {hash}");
     }
-    let head = html(&client).head("/browse/hub").await;
-    assert_eq!((head.status, head.body.len()), (200, 0));
+    let only_head = html(&client).head("/browse/hub").await;
+    assert_eq!((only_head.status, only_head.body.len()), (200, 0));
     let missing = html(&client).get("/browse/nope").await;
     assert_eq!((missing.status, missing.header("content-type")), (404, "text/html; charset=utf-8"));
     assert_eq!(html(&client).ask("POST", "/browse/hub").await.status, 405);

@@ -100,16 +100,12 @@ pub(super) async fn answer(
                 }
                 "manifests" => {
                     let image = asked.image()?;
-                    match asked.reference()? {
-                        Some(reference) => {
-                            let manifest = reader.manifest(repository, &image, &reference).await.map_err(to_api)?;
-                            Ok(json_of(&of(&manifest)?))
-                        }
-                        None => {
-                            let page = asked.page(text)?;
-                            listed("manifests", reader.manifests(repository, &image, &page).await, &asked, &page)
-                        }
+                    if let Some(reference) = asked.reference()? {
+                        let manifest = reader.manifest(repository, &image, &reference).await.map_err(to_api)?;
+                        return Ok(json_of(&of(&manifest)?));
                     }
+                    let page = asked.page(text)?;
+                    listed("manifests", reader.manifests(repository, &image, &page).await, &asked, &page)
                 }
                 _ => Err(unknown_path(path)),
             }
@@ -139,6 +135,7 @@ pub(super) async fn turn() -> Option<tokio::sync::SemaphorePermit<'static>> {
 }
 
 /// What cannot be shown, as an error of the API.
+#[expect(clippy::needless_pass_by_value, reason = "it is given to map_err, and the error ends here")]
 pub(super) fn to_api(error: browse::Error) -> ApiError {
     let code = match &error {
         browse::Error::NoRepository(_) | browse::Error::NoImage { .. } => ErrorCode::NameUnknown,

@@ -96,7 +96,7 @@ fn wants_html<T>(request: &Request<T>) -> bool {
 /// The first page: all repositories.
 #[derive(Template)]
 #[template(path = "repositories.html")]
-struct Repositories<'a> {
+struct AllRepositories<'a> {
     root: &'a str,
     user: Option<&'a str>,
     has_logins: bool,
@@ -107,7 +107,7 @@ struct Repositories<'a> {
 /// The images of a repository.
 #[derive(Template)]
 #[template(path = "images.html")]
-struct Images<'a> {
+struct OneRepository<'a> {
     root: &'a str,
     repository: &'a str,
     is_group: bool,
@@ -155,7 +155,7 @@ async fn shown(gate: &Gate<'_>, request: &Request<()>, report: &mut Report) -> R
     let reader = Reader::new(gate.current, &gate.server.store, &may_see);
     let name = path.strip_prefix("/browse").unwrap_or_default().trim_matches('/');
     if name.is_empty() {
-        return Ok(page(&Repositories {
+        return Ok(page(&AllRepositories {
             root,
             user: onlooker.user(),
             has_logins: gate.auth().has_logins(),
@@ -172,7 +172,7 @@ async fn shown(gate: &Gate<'_>, request: &Request<()>, report: &mut Report) -> R
         let last = last.map(|last| last.parse().map_err(EndpointError::Image)).transpose()?;
         let Listed { items: images, next } =
             reader.images(repository, &Page { limit: LISTED, last }).await.map_err(to_api)?;
-        return Ok(page(&Images { root, repository: name, is_group, images, next }));
+        return Ok(page(&OneRepository { root, repository: name, is_group, images, next }));
     }
     let image = asked.image()?;
     let (tags, manifests, reference) = if let Some(reference) = asked.reference()? {

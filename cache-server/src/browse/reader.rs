@@ -158,7 +158,7 @@ impl<'a> Reader<'a> {
                 .filter(|image| (self.may_see)(repository, Some(image)) && (self.may_see)(&holder, Some(image)));
             found.extend(seen.map(|image| (image, holder.name().to_string())));
             // Beyond where one member stopped, not all is known.
-            end = [end, images.next].into_iter().flatten().min_by(|one, other| by_components(one, other));
+            end = [end, images.next].into_iter().flatten().min_by(by_components);
         }
         // Stable: members stay in their order.
         found.sort_by(|(one, _), (other, _)| by_components(one, other));
@@ -269,22 +269,22 @@ impl<'a> Reader<'a> {
     }
 
     /// Nothing if its bytes are gone or damaged.
-    async fn open(&self, shelf: &Shelf, seen: Seen<Digest, ManifestRecord>) -> Result<Option<Manifest>, Error> {
-        let Seen { key: digest, record, used } = seen;
+    async fn open(&self, at: &Shelf, entry: Seen<Digest, ManifestRecord>) -> Result<Option<Manifest>, Error> {
+        let Seen { key: digest, record, used: last_used } = entry;
         let Some(bytes) = self.store.read_small(&digest).await? else { return Ok(None) };
         // A manifest of a kind that is not known has no parts that could be shown.
         let document = Document::read(&bytes).unwrap_or_default();
         let parts = document.parts.iter().map(|part| (part.digest.clone(), part.is_manifest)).collect();
-        let kept = self.store.kept(&shelf.tree, &shelf.image, parts).await;
-        let referrers = shelf.tree.referrers(&shelf.image, &digest).await?;
+        let kept = self.store.kept(&at.tree, &at.image, parts).await;
+        let referrers = at.tree.referrers(&at.image, &digest).await?;
         let mut manifest = Manifest {
-            image: shelf.image.to_string(),
-            repository: shelf.name.clone(),
+            image: at.image.to_string(),
+            repository: at.name.clone(),
             digest: digest.to_string(),
             media_type: record.media_type.to_string(),
             artifact_type: document.artifact_type,
             size: Size(record.size),
-            last_used: Moment(used),
+            last_used: Moment(last_used),
             confirmed: None,
             manifests: Vec::new(),
             config: None,

@@ -197,7 +197,7 @@ impl Store {
                 store.blobs.growing.iter().map(|entry| Arc::clone(entry.value())).collect();
             // What has its name already is only being checked.
             let filling = running.iter().filter(|growing| !store.layout.blob(growing.digest()).exists());
-            let mut fills: Vec<RunningFill> = filling.filter_map(|growing| running_fill(growing)).collect();
+            let mut fills: Vec<RunningFill> = filling.filter_map(running_fill).collect();
             fills.sort_unstable_by(|one, other| one.digest.cmp(&other.digest));
             fills
         })
