@@ -394,6 +394,44 @@ async fn a_blob_of_a_mirror_is_mounted_and_stays_when_the_mirror_lets_it_go() {
 }
 
 #[tokio::test]
+async fn a_push_through_a_group_goes_to_its_member_with_the_blobs_of_the_others() {
+    let registry = Registry::start().await;
+    let (config_of, layer, own) = (b"{\"a\":1}".to_vec(), bytes(1, 200_000), bytes(2, 1000));
+    for blob in [&config_of, &layer] {
+        registry.blob("app", blob);
+    }
+    let mirrored = mirror("hub", "hub.example.com", &registry.url(), "");
+    let group = |name: &str, push_to: &str| {
+        format!(
+            "---\n{{apiVersion: entrepot.dev/v1alpha1, kind: RepositoryGroup, metadata: {{name: {name}}}, spec: {{members: [team, hub]{push_to}}}}}\n"
+        )
+    };
+    let groups = group("all", ", pushTo: team") + &group("closed", "") + &group("wrong", ", pushTo: hub");
+    let team = Team::with(&config("", "", &(mirrored + &groups))).await;
+    let through = |name: &str| format!("/repository/{name}/v2/app");
+    let alice = team.alice();
+    // As docker does it: what is there already is not sent.
+    let head = alice.head(&format!("{}/blobs/{}", through("all"), digest(&layer))).await;
+    assert_eq!(head.status, 200, "{head:?}");
+    team.push_blob(&through("all"), &own).await;
+    let manifest = manifest_of(&[&config_of, &layer, &own]);
+    let pushed = team.push_manifest(&through("all"), "1", OCI_MANIFEST, &manifest).await;
+    assert_eq!(pushed.status, 201, "{pushed:?}");
+    alice.get(&format!("{APP}/manifests/1")).await.assert_is(200, &manifest);
+    for blob in [&config_of, &layer, &own] {
+        alice.get(&format!("{APP}/blobs/{}", digest(blob))).await.assert_is(200, blob);
+    }
+    assert_eq!(
+        team.cache.client().send_body("PUT", &format!("{}/manifests/2", through("all")), &manifest).await.status,
+        401
+    );
+    let closed = team.push_manifest(&through("closed"), "1", OCI_MANIFEST, &manifest).await;
+    refused(&closed, 405, "UNSUPPORTED", "");
+    let wrong = team.push_manifest(&through("wrong"), "1", OCI_MANIFEST, &manifest).await;
+    assert_eq!(wrong.status, 503, "{wrong:?}");
+}
+
+#[tokio::test]
 async fn a_manifest_is_kept_byte_for_byte_under_its_digest_and_its_tags() {
     let team = Team::start("").await;
     let alice = team.alice();

@@ -169,7 +169,8 @@ impl Api {
         };
         let client = Client::of(request, route);
         if let (Some(admitted), true) = (&admitted, action != Action::Pull) {
-            let pushing = Pushing { gate, admitted, hosted: pushes::target(repository)?, route, client, request, body };
+            let (hosted, group) = pushes::target(repository)?;
+            let pushing = Pushing { gate, admitted, hosted, group, route, client, request, body };
             return pushing.answer(&endpoint, report).await;
         }
         let want = request::want(request.method())?;

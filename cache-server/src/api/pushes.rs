@@ -19,9 +19,9 @@ use super::{
     value,
 };
 use crate::{
-    oci::{Digest, Endpoint, ErrorCode, ImageName, ManifestQuery, MediaType, Reference, UploadQuery},
+    oci::{Digest, Endpoint, ErrorCode, ImageName, ManifestQuery, MediaType, PushedManifest, Reference, UploadQuery},
     repository::{
-        Asking, BlobRequest, Hosted, Meant, PushError, Repository, Want,
+        Asking, BlobRequest, Group, Hosted, Meant, PushError, Repository, Want,
         hosted::push::{Chunk, MAX_MANIFEST},
     },
     routing::Route,
@@ -38,25 +38,37 @@ const DRAIN_FOR: Duration = Duration::from_secs(5);
 pub(super) struct Pushing<'a> {
     pub(super) gate: &'a Gate<'a>,
     pub(super) admitted: &'a Admitted<'a>,
+    /// What takes it.
     pub(super) hosted: &'a Arc<Hosted>,
+    /// The group through which it comes.
+    pub(super) group: Option<&'a Group>,
     pub(super) route: &'a Route,
     pub(super) client: Client,
     pub(super) request: &'a Request<()>,
     pub(super) body: Incoming,
 }
 
-/// The repository that takes the pushes to another.
-pub(super) fn target(repository: &Repository) -> Result<&Arc<Hosted>, ApiError> {
+/// The repository that takes the pushes to another, and the group where that is one.
+pub(super) fn target(repository: &Repository) -> Result<(&Arc<Hosted>, Option<&Group>), ApiError> {
     let name = repository.name();
     let read_only = |message| Err(ApiError::new(ErrorCode::Unsupported, StatusCode::METHOD_NOT_ALLOWED, message));
     match repository {
-        Repository::Hosted(hosted) => Ok(hosted),
+        Repository::Hosted(hosted) => Ok((hosted, None)),
         Repository::Mirror(_) => read_only(format!(
             "{name} is a mirror: it serves what its upstream has and takes no pushes; push to the upstream"
         )),
-        Repository::Group(_) => {
-            read_only(format!("{name} is a group and takes no pushes; push to the member that should have the image"))
-        }
+        Repository::Group(group) => match (group.push_target(), &group.settings().push_to) {
+            (Some(hosted), _) => Ok((hosted, Some(group))),
+            (None, None) => read_only(format!(
+                "{name} is a group and takes no pushes; push to the member that should have the image"
+            )),
+            (None, Some(member)) => {
+                let message = format!(
+                    "pushes to {name} go to {member} (pushTo), which is no hosted repository here that could take them; mend or replace it"
+                );
+                Err(ApiError::new(ErrorCode::Unavailable, StatusCode::SERVICE_UNAVAILABLE, message))
+            }
+        },
     }
 }
 
@@ -215,6 +227,9 @@ impl Pushing<'_> {
         let content_type = self.request.headers().get(header::CONTENT_TYPE);
         let content_type: Option<MediaType> = content_type.and_then(|text| text.to_str().ok()?.parse().ok());
         let bytes = self.read_manifest().await?;
+        if let Some(group) = self.group {
+            self.bring_blobs(group, image, content_type.as_ref(), &bytes).await?;
+        }
         let taken = self.hosted.push_manifest(image, reference, query, content_type.as_ref(), bytes).await?;
         let mut response = empty(StatusCode::CREATED);
         let headers = response.headers_mut();
@@ -228,6 +243,28 @@ impl Pushing<'_> {
             }
         }
         Ok(response)
+    }
+
+    /// Gives the image the blobs of a manifest that its pusher may read through the group: a client that found them there by HEAD
+    /// does not send them. What nobody has is left to the repository to say.
+    async fn bring_blobs(
+        &self,
+        group: &Group,
+        image: &ImageName,
+        content_type: Option<&MediaType>,
+        manifest: &[u8],
+    ) -> Result<(), PushError> {
+        let may_pull = |name: &RepositoryName, image: &ImageName| self.admitted.may_pull(name, image);
+        let asking = Asking { meant: Meant::Unsaid, may_pull: &may_pull };
+        for blob in PushedManifest::parse(manifest, content_type)?.required {
+            if self.hosted.blob(image, &blob.digest, Want::Head).await.is_err()
+                && group.fetch_blob(image, &blob.digest, &asking).await.is_ok()
+            {
+                self.gate.server.store.named(&blob.digest).await;
+                self.hosted.link(image, &blob.digest).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn read_manifest(&mut self) -> Result<Bytes, PushError> {

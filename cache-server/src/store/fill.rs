@@ -31,6 +31,9 @@ const BACKLOG: usize = 1024 * 1024;
 /// Bytes read at once when a partial file is hashed again.
 const REHASH: usize = 1024 * 1024;
 
+/// How often it is looked whether a whole blob has its name: it takes as long as the volume takes to sync.
+const LOOK_FOR_NAME_EVERY: Duration = Duration::from_millis(10);
+
 impl Store {
     /// The blob from the store, or from the fill that runs for it, or from a new fill of `source`.
     /// The fill goes on when all its readers leave.
@@ -47,6 +50,13 @@ impl Store {
             if let Some(growing) = self.begin_fill(digest, &source)? {
                 return Ok(growing);
             }
+        }
+    }
+
+    /// Waits until a blob that is whole has its name. One that is not kept never gets it, and is not waited for either.
+    pub async fn named(&self, digest: &Digest) {
+        while self.running(digest).is_some() {
+            tokio::time::sleep(LOOK_FOR_NAME_EVERY).await;
         }
     }
 

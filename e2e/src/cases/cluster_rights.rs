@@ -183,9 +183,7 @@ async fn granted_is_used(world: &ClusterWorld) -> Result<()> {
 
 /// A group whose files are on the nodes, and a hosted repository in it: there are rights for each kind.
 async fn group_for_nodes(cluster: &Cluster) -> Result<()> {
-    let object = |kind: &str, name: &str, spec: Value| {
-        json!({"apiVersion": "entrepot.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec})
-    };
+    let object = |kind: &str, name: &str, spec: Value| json!({"apiVersion": "entrepot.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec});
     let group = json!({"members": ["own", "docker-hub"], "nodes": {"registries": ["own.registry.test"]}});
     cluster.apply(&object("HostedRepository", "own", json!({})).to_string()).await?;
     cluster.apply(&object("RepositoryGroup", "everything", group).to_string()).await?;

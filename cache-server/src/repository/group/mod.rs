@@ -12,7 +12,9 @@ use crds::names::RepositoryName;
 use futures_util::{FutureExt, future::BoxFuture};
 use quick_cache::sync::Cache;
 
-use super::{Asking, BlobAnswer, BlobRequest, Hosted, ManifestAnswer, Mirror, Outcome, Want, error::Error};
+use super::{
+    Asking, BlobAnswer, BlobContent, BlobRequest, Hosted, ManifestAnswer, Mirror, Outcome, Want, error::Error,
+};
 use crate::{
     globs::Glob,
     oci::{Descriptor, Digest, ImageName, Manifest, Reference, Tag, manifest},
@@ -147,6 +149,24 @@ impl Group {
         let order = self.order(image, self.answered.get(image), asking);
         let found = self.first(&order, |leaf| leaf.blob(image, digest, request).boxed()).await?;
         found.map(|(_, answer)| answer).ok_or_else(|| self.not_found(image, digest.as_str()))
+    }
+
+    /// Reads a blob that the caller may have through the group to its end, so that the server has it.
+    pub async fn fetch_blob(&self, image: &ImageName, digest: &Digest, asking: &Asking<'_>) -> Result<(), Error> {
+        let request = BlobRequest { want: Want::Content, may_go_elsewhere: false };
+        let BlobContent::File { growing, .. } = self.blob(image, digest, request, asking).await?.content else {
+            return Ok(());
+        };
+        let mut position = 0;
+        loop {
+            let readable = growing.readable(position).await;
+            let limit = readable
+                .map_err(|failure| Error::of_blob(failure, || (digest.to_string(), self.settings.name.to_string())))?;
+            if limit <= position {
+                return Ok(());
+            }
+            position = limit;
+        }
     }
 
     /// The tags that the members have together, sorted. If some mirrors cannot be asked, those of the others.
