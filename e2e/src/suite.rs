@@ -111,6 +111,9 @@ pub fn all() -> Vec<Case> {
         cases::faults::cases(),
         cases::access::cases(),
         cases::browser::cases(),
+        cases::hosted::cases(),
+        cases::proxies::cases(),
+        cases::teams::cases(),
         cases::load::cases(),
     ]
     .concat()

@@ -1,5 +1,6 @@
 //! The images that the upstream serves: real ones, made from Debian packages without an engine, and kept between runs.
 
+pub mod one_file;
 mod rootfs;
 
 use std::fs;

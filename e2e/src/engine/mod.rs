@@ -2,6 +2,7 @@
 
 mod containerd;
 mod docker;
+mod docker_client;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use anyhow::{Context, Result};
 
 pub use containerd::{Containerd, Major};
 pub use docker::Docker;
+pub use docker_client::{DockerClient, Registries};
 
 use crate::lab::{Node, network};
 

@@ -7,11 +7,12 @@ use anyhow::{Context, Result};
 use crate::command::finish;
 
 /// A program that must be there, and the package that brings it.
-const TOOLS: [(&str, &str); 9] = [
+const TOOLS: [(&str, &str); 10] = [
     ("chromium-headless-shell", "chromium-headless-shell"),
     ("dnsmasq", "dnsmasq-base"),
     ("hostname", "hostname"),
     ("skopeo", "skopeo"),
+    ("buildah", "buildah"),
     ("debootstrap", "debootstrap"),
     ("nft", "nftables"),
     ("ip", "iproute2"),

@@ -7,6 +7,7 @@ pub mod unpacked;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -86,6 +87,18 @@ impl Programs {
         self.package(Suite::Bookworm, "containernetworking-plugins").join("usr/lib/cni")
     }
 
+    /// The reverse proxy nginx, in a tree with its libraries.
+    #[must_use]
+    pub fn nginx(&self) -> Tree {
+        Tree { root: self.package(Suite::Bookworm, "nginx"), program: "usr/sbin/nginx" }
+    }
+
+    /// The reverse proxy Apache httpd, in a tree with its modules and libraries.
+    #[must_use]
+    pub fn apache(&self) -> Tree {
+        Tree { root: self.package(Suite::Bookworm, "apache2-bin"), program: "usr/sbin/apache2" }
+    }
+
     /// The OCI conformance suite.
     #[must_use]
     pub fn conformance(&self) -> PathBuf {
@@ -104,6 +117,29 @@ impl Programs {
 
     fn package(&self, suite: Suite, package: &str) -> PathBuf {
         unpacked::folder(&self.cache, suite, package)
+    }
+}
+
+/// A program that was unpacked together with its libraries.
+#[derive(Debug, Clone)]
+pub struct Tree {
+    root: PathBuf,
+    program: &'static str,
+}
+
+impl Tree {
+    /// A folder or file of the tree.
+    #[must_use]
+    pub fn path(&self, inside: &str) -> PathBuf {
+        self.root.join(inside)
+    }
+
+    /// A command that runs the program with the libraries of its tree.
+    #[must_use]
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(self.path(self.program));
+        command.env("LD_LIBRARY_PATH", unpacked::library_path(&self.root));
+        command
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! The mirror is the one that the machine's own apt uses; the suites are read into private lists.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -47,23 +48,63 @@ const PACKAGES: [(Suite, &str); 9] = [
     (Suite::Sid, "tini-static"),
 ];
 
+/// Programs that are unpacked together with their libraries, which not every machine has: the first package names the
+/// folder.
+const WITH_LIBRARIES: [(Suite, &[&str]); 2] = [
+    (Suite::Bookworm, &["nginx", "libcrypt1", "libpcre2-8-0", "libssl3", "zlib1g"]),
+    (
+        Suite::Bookworm,
+        &[
+            "apache2-bin",
+            "libapr1",
+            "libaprutil1",
+            "libcrypt1",
+            "libexpat1",
+            "libgdbm6",
+            "libdb5.3",
+            "libpcre2-8-0",
+            "libssl3",
+            "libuuid1",
+            "zlib1g",
+        ],
+    ),
+];
+/// Where libraries lie in an unpacked tree.
+const LIBRARY_FOLDERS: [&str; 2] = ["usr/lib", "lib"];
+
 /// Where a package is unpacked.
 #[must_use]
 pub fn folder(cache: &Path, suite: Suite, package: &str) -> PathBuf {
     cache.join("packages").join(suite.name()).join(package)
 }
 
+/// The folders of libraries in a tree, as `LD_LIBRARY_PATH` wants them.
+#[must_use]
+pub fn library_path(tree: &Path) -> OsString {
+    let machine = format!("{}-linux-gnu", std::env::consts::ARCH);
+    let folders = LIBRARY_FOLDERS.map(|folder| tree.join(folder).join(&machine).into_os_string());
+    folders.join(":".as_ref())
+}
+
 /// Fetches and unpacks the packages that are not there.
 pub fn fetch_missing(cache: &Path) -> Result<()> {
-    let missing: Vec<_> =
-        PACKAGES.into_iter().filter(|(suite, package)| !folder(cache, *suite, package).is_dir()).collect();
+    let alone = PACKAGES.each_ref().map(|(suite, package)| (*suite, std::slice::from_ref(package)));
+    let missing: Vec<_> = alone
+        .into_iter()
+        .chain(WITH_LIBRARIES)
+        .filter(|(suite, packages)| !target(cache, *suite, packages).is_dir())
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
     let archive = Archive::open(cache)?;
     missing
         .into_iter()
-        .try_for_each(|(suite, package)| archive.unpack(suite, &[package], &folder(cache, suite, package)))
+        .try_for_each(|(suite, packages)| archive.unpack(suite, packages, &target(cache, suite, packages)))
+}
+
+fn target(cache: &Path, suite: Suite, packages: &[&str]) -> PathBuf {
+    folder(cache, suite, packages.first().copied().unwrap_or_default())
 }
 
 /// Private package lists of the three suites.

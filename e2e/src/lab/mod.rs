@@ -41,7 +41,7 @@ pub const SPARE_UPSTREAMS: [Ipv4Addr; 8] = [
 pub const CACHE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 
 /// The names that resolve inside the laboratory, each with its address.
-pub const NAMES: [(&str, Ipv4Addr); 13] = [
+pub const NAMES: [(&str, Ipv4Addr); 17] = [
     ("registry-1.docker.io", DOCKER_HUB),
     ("index.docker.io", DOCKER_HUB),
     ("docker.io", DOCKER_HUB),
@@ -55,6 +55,10 @@ pub const NAMES: [(&str, Ipv4Addr); 13] = [
     ("upstream18.registry.test", SPARE_UPSTREAMS[5]),
     ("upstream19.registry.test", SPARE_UPSTREAMS[6]),
     ("upstream20.registry.test", SPARE_UPSTREAMS[7]),
+    ("project-push.example.com", CACHE),
+    ("project.example.com", CACHE),
+    ("paths.example.com", CACHE),
+    ("outer.example.com", CACHE),
 ];
 
 /// A machine of the laboratory that runs one engine: a network namespace on the bridge with no route but to it.

@@ -15,8 +15,10 @@ use super::digest::{Hashing, sha256};
 pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// The media type of an index.
 pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+/// The media type of a config.
+pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+/// The media type of a layer.
+pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 /// The tag under which a layout names its image.
 pub const TAG: &str = "latest";
 

@@ -101,6 +101,13 @@ impl Content {
         self.lock().contains_key(image)
     }
 
+    /// The names of the images that are here, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.lock().keys().cloned().collect();
+        names.sort_unstable();
+        names
+    }
+
     /// Answers a request for an image that is here.
     pub fn answer(&self, request: &Request, wanted: &Wanted<'_>) -> Answer {
         let images = self.lock();

@@ -18,6 +18,7 @@ use super::{
     content::{Content, Wanted, error},
     counts::{Asked, Counts, authorization_hash},
     fault::Faults,
+    index,
     request::Request,
     sites::{AUTH, Access, Kind, Site, Sites},
     token::{SERVICE, TokenServer, basic},
@@ -185,6 +186,9 @@ impl Shared {
         let Kind::Registry { access, backend } = &site.kind else {
             return self.tokens.answer(request);
         };
+        if let Some(found) = index::answer(&self.content, request) {
+            return Ok(found);
+        }
         let wanted = Wanted::from_path(&request.path);
         match (wanted, backend) {
             (Some(wanted), _) if self.content.has(wanted.image) => {

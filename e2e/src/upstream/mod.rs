@@ -6,7 +6,7 @@
 //!
 //! In reading order: [`blob`] and [`content`] (what is served), [`request`] (HTTP/1.1 as bytes, so that
 //! a fault can cut it anywhere), [`answer`] (what is sent back), [`fault`] (how it is spoilt),
-//! [`counts`] (what was asked), [`token`], [`front`], [`backend`]; [`client`] is the other end.
+//! [`counts`] (what was asked), [`token`], [`index`], [`front`], [`backend`]; [`client`] is the other end.
 
 pub mod answer;
 pub mod authority;
@@ -17,6 +17,7 @@ pub mod content;
 pub mod counts;
 pub mod fault;
 pub mod front;
+pub mod index;
 pub mod mirror;
 pub mod request;
 pub mod sites;
