@@ -54,6 +54,9 @@ async fn shop() -> (Registry, Setup, Cache, Vec<u8>, Vec<u8>, Vec<u8>) {
     let cache = setup.start().await;
     let (manifest, config, layer) = image(&registry, "library/mysql", "8", 1);
     pull(&cache.client(), "hub", "library/mysql", "8", &[&config, &layer]).await;
+    // A client has a blob a moment before the store has given it its name.
+    let client = cache.client();
+    until_answer("no fill runs", || client.get("/api/v1/fills"), |answer| answer.json()["fills"] == json!([])).await;
     (registry, setup, cache, manifest, config, layer)
 }
 
