@@ -199,7 +199,7 @@ async fn there_and_back(world: &World) -> Result<()> {
         host.docker.pull(&image).await?;
         pulled_through_the_cache(world, name == "lists")?;
         ensure!(host.docker.info().await?["Labels"] == json!(["rack=7"]), "its label is not in force any more");
-        ensure!(applied.contains("\"max-concurrent-downloads\" : 2 }"), "its style was changed: {applied}");
+        ensure!(applied.contains("\"max-concurrent-downloads\" : 2"), "its style was changed: {applied}");
 
         let again = host.does(&["apply", "--mirror", &mirror]).await?;
         ensure!(again.contains("nothing was changed") && host.text()? == applied, "the second run changed something");
