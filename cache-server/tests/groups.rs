@@ -138,6 +138,17 @@ async fn nobody_answers_in_the_place_of_a_hosted_member_that_fails() {
     let refused = cache.client().get("/v2/all/team/app/manifests/1").await;
     assert_eq!(refused.status, 500, "{refused:?}");
     assert_eq!(asked(&registries[..1]), [0]);
+    // So is a folder that is a file, and a record that is none.
+    let own = setup.data().join("repositories/own/team");
+    std::fs::write(own.join("file"), "not what it was").unwrap();
+    std::fs::create_dir_all(own.join("record/_tags")).unwrap();
+    std::fs::write(own.join("record/_tags/1"), "not what it was").unwrap();
+    for image in ["team/file", "team/record"] {
+        registries[0].manifest(image, "1", OCI_MANIFEST, &manifest("public"));
+        let refused = cache.client().get(&format!("/v2/all/{image}/manifests/1")).await;
+        assert_eq!(refused.status, 500, "{refused:?}");
+    }
+    assert_eq!(asked(&registries[..1]), [0]);
     // Who stands in front of it may answer.
     cache.client().get("/v2/last/team/app/manifests/1").await.assert_is(200, &manifest("public"));
     registries[0].play_all(Play::Status(404, vec![]));

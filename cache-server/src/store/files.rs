@@ -108,6 +108,20 @@ pub(super) fn read_record<T: DeserializeOwned>(path: &Path) -> io::Result<Option
     }
 }
 
+/// The same for a record that nobody can say again: one that is there and cannot be read is an error.
+pub(super) fn read_only_copy<T: DeserializeOwned>(path: &Path) -> io::Result<Option<(T, SystemTime)>> {
+    let content = match std::fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    let used = std::fs::metadata(path).and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+    let record = serde_json::from_slice(&content).map_err(|error| {
+        tracing::error!(path = %path.display(), %error, "a record of a hosted repository cannot be read; push its image again, or restore the file");
+        io::Error::new(io::ErrorKind::InvalidData, error)
+    })?;
+    Ok(Some((record, used)))
+}
+
 /// Whether a use now needs recording, when the last recorded one was `used`.
 pub(super) fn touch_due(used: SystemTime, now: SystemTime) -> bool {
     now.duration_since(used).is_ok_and(|age| age >= TOUCH_EVERY)

@@ -93,6 +93,8 @@ pub struct Tree {
     retention: Mutex<Retention>,
     /// Set when another identity has taken the folder: what still runs for the old one writes nothing there.
     pub(super) retired: Arc<AtomicBool>,
+    /// Whether nobody can say again what the records say.
+    only_copy: AtomicBool,
     /// How often a record was changed or removed behind the back of those who read it; also the lock under which records
     /// that were read come into memory. What was read before such a change must not be remembered after it.
     changes: Mutex<u64>,
@@ -137,6 +139,7 @@ impl Tree {
             store: Arc::clone(store),
             retention: Mutex::default(),
             retired: Arc::default(),
+            only_copy: AtomicBool::new(false),
             changes: Mutex::default(),
             images: Default::default(),
             layout: layout.clone(),
@@ -147,6 +150,12 @@ impl Tree {
 
     fn has_identity(&self, identity: &str) -> bool {
         std::fs::read(self.layout.identity()).is_ok_and(|recorded| recorded == identity.as_bytes())
+    }
+
+    /// From now on a record that cannot be read is an error: no upstream can say again what it said, so it must not count as
+    /// missing.
+    pub fn hold_the_only_copy(&self) {
+        self.only_copy.store(true, Ordering::Relaxed);
     }
 
     /// Says what this repository may keep; the next sweep applies it.
@@ -268,8 +277,9 @@ impl Tree {
             return Ok(Some(record));
         }
         let before = *self.changes();
+        let only_copy = self.only_copy.load(Ordering::Relaxed);
         let read = blocking(move || {
-            let read = files::read_record(&path)?;
+            let read = if only_copy { files::read_only_copy(&path) } else { files::read_record(&path) }?;
             if let Some((_, used)) = &read
                 && files::touch_due(*used, now)
             {

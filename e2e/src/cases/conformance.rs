@@ -127,7 +127,9 @@ impl Suite {
     fn every_workflow(&mut self) {
         for (variable, value) in [
             ("OCI_VERSION", "1.1+dev"),
-            ("OCI_DATA_SPARSE", "true"),
+            // Images that name blobs which nobody pushed are refused (MANIFEST_BLOB_UNKNOWN, which the spec allows): nobody could
+            // pull them. The suite leaves them out unless it is told.
+            ("OCI_DATA_SPARSE", "false"),
             ("OCI_REPO1", "conformance/one"),
             ("OCI_REPO2", "conformance/two"),
             ("OCI_USERNAME", USER),
@@ -197,7 +199,9 @@ impl Report {
         let unknown: Vec<_> = self.skipped.iter().filter(|skipped| !known(skipped)).collect();
         let failed = ended(&self.text, "FAIL");
         ensure!(failed.is_empty() && self.failed == 0 && self.errors == 0, "{}:\n{failed:#?}", self.summary());
-        ensure!(unknown.is_empty() && self.disabled == 0, "left out, {}:\n{unknown:#?}", self.summary());
+        let disabled: Vec<_> = self.text.lines().filter_map(|line| line.trim().strip_suffix(": Disabled")).collect();
+        let untold: Vec<_> = disabled.iter().filter(|check| !check.contains("/sparse")).collect();
+        ensure!(unknown.is_empty() && untold.is_empty(), "left out, {}:\n{unknown:#?}\n{untold:#?}", self.summary());
         Ok(())
     }
 }

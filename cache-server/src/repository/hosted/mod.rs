@@ -58,6 +58,7 @@ impl Hosted {
             max_size: settings.retention.max_size.map(ByteSize::as_u64),
             unused_for: settings.retention.unused_for.map(Span::get),
         });
+        tree.hold_the_only_copy();
         let policy = Policy::new(settings.write_policy, &settings.immutable_tags);
         Ok(Arc::new(Self { settings, policy, store, tree }))
     }
