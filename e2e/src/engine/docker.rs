@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::{Home, START_LIMIT, ask};
@@ -120,6 +121,23 @@ impl Docker {
             .until(START_LIMIT, async || ask(&client, &["--host", &host, "version"]).await.is_ok())
             .await
             .context("dockerd does not answer")
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        // One that was stopped has ended its containerd. That of one which is killed would go on, and keep the next dockerd from
+        // starting its own. There is nobody to tell of a failure.
+        let _ = self.process.kill();
+        let file = self.home.sockets().join("exec/containerd/containerd.pid");
+        let pid = std::fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok()).and_then(Pid::from_raw);
+        let is_containerd = |pid: &Pid| {
+            let name = std::fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero()));
+            name.is_ok_and(|name| name.trim() == "containerd")
+        };
+        if let Some(pid) = pid.filter(is_containerd) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
     }
 }
 
