@@ -140,8 +140,9 @@ pub fn all_in_cluster() -> Vec<ClusterCase> {
     .concat()
 }
 
-/// Beginnings of the names of cases that no whole run has shown yet. They run by name only: `cargo e2e test "docker host"`.
-const BY_NAME_ONLY: [&str; 9] = [
+/// Beginnings of the names of cases that no whole run has shown yet. They run by name only: `cargo e2e test "docker host"`, or
+/// `cargo e2e test cluster` for one that needs what the cases before it did.
+const BY_NAME_ONLY: [&str; 10] = [
     "docker host: ",
     "conformance: every workflow",
     "browser: ",
@@ -151,20 +152,23 @@ const BY_NAME_ONLY: [&str; 9] = [
     "proxies: Apache",
     "proxies: none",
     "teams: ",
+    "cluster rights: what was granted",
 ];
 
 /// The cases whose name holds `filter`; without one, all but [`BY_NAME_ONLY`].
 #[must_use]
 pub fn named(filter: &str) -> Vec<Case> {
-    let by_name_only = |case: &Case| BY_NAME_ONLY.iter().any(|name| case.name.starts_with(name));
-    let meant = |case: &Case| if filter.is_empty() { !by_name_only(case) } else { case.name.contains(filter) };
-    all().into_iter().filter(meant).collect()
+    all().into_iter().filter(|case| is_meant(case.name, filter)).collect()
 }
 
-/// The cases in the cluster whose name holds `filter`.
+/// The cases in the cluster, picked as [`named`] does.
 #[must_use]
 pub fn named_in_cluster(filter: &str) -> Vec<ClusterCase> {
-    all_in_cluster().into_iter().filter(|case| case.name.contains(filter)).collect()
+    all_in_cluster().into_iter().filter(|case| is_meant(case.name, filter)).collect()
+}
+
+fn is_meant(name: &str, filter: &str) -> bool {
+    if filter.is_empty() { !BY_NAME_ONLY.iter().any(|start| name.starts_with(start)) } else { name.contains(filter) }
 }
 
 /// The load case, for so many minutes.
