@@ -1,7 +1,4 @@
 //! What is kept, for whom, and how damage is found.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
 
 use std::{
     fs::File,
@@ -9,7 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use support::{Cache, Gate, OCI_MANIFEST, Play, Registry, Setup, blob_path, bytes, files, manifest_of, mirror, until};
+use crate::support::{
+    self, Cache, Gate, OCI_MANIFEST, Play, Registry, Setup, blob_path, bytes, files, manifest_of, mirror, until,
+};
 
 const MIB: usize = 1024 * 1024;
 

@@ -1,7 +1,5 @@
 //! Every generated file is what the types say. A test that finds a difference writes the file and fails: commit it.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -1,7 +1,5 @@
 //! The schemas: every field is explained, and everything has a bound, so that an apiserver can estimate what a rule costs.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
 use serde_json::Value;
 
 fn schemas() -> Vec<(String, Value)> {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 /// Rewrites the file if it differs, and fails then: look at the difference, and commit it if it is meant.
 fn is_golden(name: &str, objects: &[Value]) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/golden").join(name);
     let mut text = String::new();
     for object in objects {
         let body = serde_saphyr::to_string(object).expect("should be YAML");

@@ -16,14 +16,14 @@ use tokio::{
 use super::{Client, Registry};
 
 /// What a server is started with. Lives on when the server ends, so that it can be started again.
-pub struct Setup {
+pub(crate) struct Setup {
     root: TempDir,
     keep_going: bool,
 }
 
 impl Setup {
     /// With this configuration.
-    pub fn new(config: &str) -> Self {
+    pub(crate) fn new(config: &str) -> Self {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("secrets")).unwrap();
         let setup = Self { root, keep_going: false };
@@ -32,37 +32,37 @@ impl Setup {
     }
 
     /// One mirror `hub` that stands for `docker.io`, with limits that let tests be short.
-    pub fn mirroring(registry: &Registry) -> Self {
+    pub(crate) fn mirroring(registry: &Registry) -> Self {
         Self::new(&mirror("hub", "docker.io", &registry.url(), ""))
     }
 
     /// The same with more fields of the spec.
-    pub fn mirroring_with(registry: &Registry, fields: &str) -> Self {
+    pub(crate) fn mirroring_with(registry: &Registry, fields: &str) -> Self {
         Self::new(&mirror("hub", "docker.io", &registry.url(), fields))
     }
 
     /// The same, serving what is good of a configuration with mistakes.
-    pub fn keep_going(self) -> Self {
+    pub(crate) fn keep_going(self) -> Self {
         Self { keep_going: true, ..self }
     }
 
     /// Writes another configuration, as an administrator would: the file is there whole or not at all.
-    pub fn configure(&self, config: &str) {
+    pub(crate) fn configure(&self, config: &str) {
         let (new, file) = (self.root.path().join("new"), self.root.path().join("config.yaml"));
         std::fs::write(&new, config).unwrap();
         std::fs::rename(new, file).unwrap();
     }
 
     /// Writes a key of a Secret.
-    pub fn secret(&self, name: &str, key: &str, value: &str) {
+    pub(crate) fn secret(&self, name: &str, key: &str, value: &str) {
         std::fs::write(self.root.path().join("secrets").join(format!("{name}_{key}")), value).unwrap();
     }
 
-    pub fn data(&self) -> std::path::PathBuf {
+    pub(crate) fn data(&self) -> std::path::PathBuf {
         self.root.path().join("data")
     }
 
-    pub fn sources(&self) -> Sources {
+    pub(crate) fn sources(&self) -> Sources {
         Sources {
             config: Some(self.root.path().join("config.yaml")),
             secrets: Some(self.root.path().join("secrets")),
@@ -70,7 +70,7 @@ impl Setup {
         }
     }
 
-    pub fn options(&self) -> Options {
+    pub(crate) fn options(&self) -> Options {
         Options {
             sources: self.sources(),
             data: self.data(),
@@ -81,12 +81,12 @@ impl Setup {
     }
 
     /// Starts a server.
-    pub async fn start(&self) -> Cache {
+    pub(crate) async fn start(&self) -> Cache {
         self.start_from(self.options()).await
     }
 
     /// Starts a server whose settings are somewhere else.
-    pub async fn start_with(&self, sources: Sources) -> Cache {
+    pub(crate) async fn start_with(&self, sources: Sources) -> Cache {
         self.start_from(Options { sources, ..self.options() }).await
     }
 
@@ -129,7 +129,7 @@ impl Setup {
 }
 
 /// The YAML of a mirror. `fields` are further lines of its spec.
-pub fn mirror(name: &str, registry: &str, url: &str, fields: &str) -> String {
+pub(crate) fn mirror(name: &str, registry: &str, url: &str, fields: &str) -> String {
     let mut text = format!(
         "---
 apiVersion: entrepot.dev/v1alpha1
@@ -152,7 +152,7 @@ spec:
 }
 
 /// A server that runs.
-pub struct Cache {
+pub(crate) struct Cache {
     pub address: SocketAddr,
     /// The port for metrics and status.
     pub metrics: SocketAddr,
@@ -164,49 +164,49 @@ pub struct Cache {
 }
 
 impl Cache {
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::to(self.address)
     }
 
     /// A client of the port for metrics and status.
-    pub fn operator(&self) -> Client {
+    pub(crate) fn operator(&self) -> Client {
         Client::to(self.metrics)
     }
 
     /// What `/status` says.
-    pub async fn status(&self) -> serde_json::Value {
+    pub(crate) async fn status(&self) -> serde_json::Value {
         self.operator().get("/status").await.json()
     }
 
-    pub fn server(&self) -> &Arc<Server> {
+    pub(crate) fn server(&self) -> &Arc<Server> {
         self.server.as_ref().unwrap()
     }
 
     /// Has the configuration looked at now.
-    pub fn reload(&self) {
+    pub(crate) fn reload(&self) {
         self.reload.notify_one();
     }
 
     /// Asks it to end, as SIGTERM does.
-    pub fn begin_stop(&mut self) {
+    pub(crate) fn begin_stop(&mut self) {
         drop(self.stop.take());
     }
 
     /// Waits until it has drained.
-    pub async fn drained(&mut self) {
+    pub(crate) async fn drained(&mut self) {
         let ended = self.ended.take().unwrap();
         tokio::time::timeout(super::PATIENCE, ended).await.expect("should drain").unwrap();
     }
 
     /// Ends it as a crash does: nothing is finished.
-    pub async fn kill(mut self) {
+    pub(crate) async fn kill(mut self) {
         drop(self.server.take());
         let runtime = self.runtime.take().unwrap();
         tokio::task::spawn_blocking(move || runtime.shutdown_timeout(super::PATIENCE)).await.unwrap();
     }
 
     /// A number from the metrics.
-    pub async fn metric(&self, name: &str) -> f64 {
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
         let text = self.client().get("/metrics").await.text();
         let value = text.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
             let (metric, value) = line.rsplit_once(' ')?;
@@ -225,12 +225,12 @@ impl Drop for Cache {
 }
 
 /// Where the configuration's certificate goes.
-pub fn certificate(setup: &Setup, secret: &str) -> Vec<u8> {
+pub(crate) fn certificate(setup: &Setup, secret: &str) -> Vec<u8> {
     certificate_for(setup, secret, "localhost")
 }
 
 /// A certificate for another name.
-pub fn certificate_for(setup: &Setup, secret: &str, name: &str) -> Vec<u8> {
+pub(crate) fn certificate_for(setup: &Setup, secret: &str, name: &str) -> Vec<u8> {
     let issued = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
     setup.secret(secret, "tls.crt", &issued.cert.pem());
     setup.secret(secret, "tls.key", &issued.signing_key.serialize_pem());
@@ -238,7 +238,7 @@ pub fn certificate_for(setup: &Setup, secret: &str, name: &str) -> Vec<u8> {
 }
 
 /// The folder's files below, for messages.
-pub fn files(folder: &Path) -> Vec<String> {
+pub(crate) fn files(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).map(|entries| entries.filter_map(Result::ok).collect::<Vec<_>>());
     entries.unwrap_or_default().iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }

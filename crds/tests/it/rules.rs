@@ -1,7 +1,5 @@
 //! The CEL rules, run as an apiserver would: one good object of each kind, and one field spoiled at a time.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
 use crds::{CacheServer, RegistryMirror, RepositoryGroup};
 use serde_json::{Value, json};
 

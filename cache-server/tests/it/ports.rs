@@ -1,5 +1,4 @@
 //! What 200 open port connectors cost: the built program, looked at from outside.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{
     fs,

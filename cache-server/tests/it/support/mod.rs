@@ -1,7 +1,5 @@
 //! What the server tests share: an upstream that plays what it is told, the real server over a temporary folder, and a
 //! plain client that hides nothing.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-#![allow(dead_code, unused_imports, unreachable_pub, reason = "each test file uses a part")]
 
 mod cache;
 mod client;
@@ -13,19 +11,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use cache::{Cache, Setup, certificate, certificate_for, files, mirror};
-pub use client::{Answer, Client, Reply};
-pub use registry::{Gate, Play, Registry, Seen};
+pub(crate) use cache::{Cache, Setup, certificate, certificate_for, files, mirror};
+pub(crate) use client::{Answer, Client, Reply};
+pub(crate) use registry::{Gate, Play, Registry, Seen};
 
-pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
 /// Longer than anything here takes on a busy machine; what takes longer hangs.
-pub const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Bytes that look random and are the same for the same seed.
-pub fn bytes(seed: u64, length: usize) -> Vec<u8> {
+pub(crate) fn bytes(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut made = Vec::with_capacity(length + 8);
     while made.len() < length {
@@ -39,12 +37,12 @@ pub fn bytes(seed: u64, length: usize) -> Vec<u8> {
 }
 
 /// The sha256 digest, as text.
-pub fn digest(bytes: &[u8]) -> String {
+pub(crate) fn digest(bytes: &[u8]) -> String {
     cache_server::oci::Digest::of(cache_server::oci::Algorithm::Sha256, bytes).to_string()
 }
 
 /// An image manifest that has these blobs; the first is its config.
-pub fn manifest_of(blobs: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn manifest_of(blobs: &[&[u8]]) -> Vec<u8> {
     let descriptor = |media_type: &str, blob: &[u8]| serde_json::json!({ "mediaType": media_type, "digest": digest(blob), "size": blob.len() });
     let layers: Vec<_> =
         blobs[1..].iter().map(|blob| descriptor("application/vnd.oci.image.layer.v1.tar+gzip", blob)).collect();
@@ -57,7 +55,7 @@ pub fn manifest_of(blobs: &[&[u8]]) -> Vec<u8> {
 }
 
 /// Waits until something holds.
-pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < deadline, "waited in vain until {what}");
@@ -66,7 +64,7 @@ pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 /// Waits until an answer is as wanted.
-pub async fn until_answer<F: Future<Output = Answer>>(
+pub(crate) async fn until_answer<F: Future<Output = Answer>>(
     what: &str,
     mut ask: impl FnMut() -> F,
     wanted: impl Fn(&Answer) -> bool,
@@ -83,17 +81,17 @@ pub async fn until_answer<F: Future<Output = Answer>>(
 }
 
 /// A port that nobody has at the moment.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Where the store keeps a blob.
-pub fn blob_path(data: &std::path::Path, digest: &str) -> PathBuf {
+pub(crate) fn blob_path(data: &std::path::Path, digest: &str) -> PathBuf {
     let hex = digest.strip_prefix("sha256:").unwrap();
     data.join("blobs/sha256").join(&hex[..2]).join(hex)
 }
 
 /// Where a fill writes.
-pub fn partial_path(data: &std::path::Path, digest: &str) -> PathBuf {
+pub(crate) fn partial_path(data: &std::path::Path, digest: &str) -> PathBuf {
     data.join("partial").join(digest.replacen(':', "-", 1))
 }

@@ -13,14 +13,14 @@ use super::PATIENCE;
 
 /// Asks one server.
 #[derive(Clone)]
-pub struct Client {
+pub(crate) struct Client {
     address: SocketAddr,
     headers: Vec<(&'static str, String)>,
 }
 
 /// An answer, as far as it came.
 #[derive(Clone)]
-pub struct Answer {
+pub(crate) struct Answer {
     pub status: u16,
     pub headers: HeaderMap,
     pub body: Vec<u8>,
@@ -43,26 +43,26 @@ impl std::fmt::Debug for Answer {
 }
 
 impl Answer {
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8(self.body.clone()).unwrap()
     }
 
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| unreachable!("{error}: {self:?}"))
     }
 
     /// The code of an error as the spec describes it.
-    pub fn code(&self) -> String {
+    pub(crate) fn code(&self) -> String {
         self.json()["errors"][0]["code"].as_str().unwrap_or_default().to_owned()
     }
 
     /// Whether it is a whole answer with exactly these bytes.
     #[track_caller]
-    pub fn assert_is(&self, status: u16, body: &[u8]) {
+    pub(crate) fn assert_is(&self, status: u16, body: &[u8]) {
         assert_eq!(self.status, status, "{self:?}");
         assert!(self.complete, "the body ended early: {self:?}");
         assert!(self.body == body, "other bytes than the {} expected: {self:?}", body.len());
@@ -70,7 +70,7 @@ impl Answer {
 }
 
 /// An answer that has begun.
-pub struct Reply {
+pub(crate) struct Reply {
     pub status: StatusCode,
     pub headers: HeaderMap,
     body: Incoming,
@@ -79,7 +79,7 @@ pub struct Reply {
 
 impl Reply {
     /// Reads until at least so many bytes are there.
-    pub async fn read(&mut self, least: usize) {
+    pub(crate) async fn read(&mut self, least: usize) {
         while self.read.len() < least {
             let frame = timeout(PATIENCE, self.body.frame()).await.expect("bytes should come");
             let frame = frame.expect("more bytes should come").expect("the body should go on");
@@ -87,12 +87,12 @@ impl Reply {
         }
     }
 
-    pub fn received(&self) -> &[u8] {
+    pub(crate) fn received(&self) -> &[u8] {
         &self.read
     }
 
     /// Reads to the end.
-    pub async fn rest(mut self) -> Answer {
+    pub(crate) async fn rest(mut self) -> Answer {
         let complete = loop {
             match timeout(PATIENCE, self.body.frame()).await.expect("the body should end") {
                 None => break true,
@@ -105,18 +105,18 @@ impl Reply {
 }
 
 impl Client {
-    pub const fn to(address: SocketAddr) -> Self {
+    pub(crate) const fn to(address: SocketAddr) -> Self {
         Self { address, headers: Vec::new() }
     }
 
     /// The same with one more header.
-    pub fn with(&self, name: &'static str, value: &str) -> Self {
+    pub(crate) fn with(&self, name: &'static str, value: &str) -> Self {
         let mut headers = self.headers.clone();
         headers.push((name, value.to_owned()));
         Self { headers, ..self.clone() }
     }
 
-    pub async fn open(&self, method: &str, path: &str) -> Reply {
+    pub(crate) async fn open(&self, method: &str, path: &str) -> Reply {
         let opened = timeout(PATIENCE, self.send(method, path)).await;
         opened.unwrap_or_else(|_| unreachable!("{method} {path} should be answered"))
     }
@@ -146,40 +146,40 @@ impl Client {
     }
 
     /// GET; an answer of which not even the header came has status 0.
-    pub async fn try_get(&self, path: &str) -> Answer {
+    pub(crate) async fn try_get(&self, path: &str) -> Answer {
         match timeout(PATIENCE, self.try_send("GET", path)).await.expect("an answer or an end should come") {
             Ok(reply) => reply.rest().await,
             Err(_) => Answer { status: 0, headers: HeaderMap::new(), body: Vec::new(), complete: false },
         }
     }
 
-    pub async fn ask(&self, method: &str, path: &str) -> Answer {
+    pub(crate) async fn ask(&self, method: &str, path: &str) -> Answer {
         self.open(method, path).await.rest().await
     }
 
     /// POST of a form.
-    pub async fn post_form(&self, path: &str, form: &str) -> Answer {
+    pub(crate) async fn post_form(&self, path: &str, form: &str) -> Answer {
         let client = self.with("content-type", "application/x-www-form-urlencoded");
         let sent = timeout(PATIENCE, client.try_send_with("POST", path, Bytes::copy_from_slice(form.as_bytes()))).await;
         sent.expect("a form should be answered").unwrap().rest().await
     }
 
     /// A request with a body.
-    pub async fn send_body(&self, method: &str, path: &str, body: &[u8]) -> Answer {
+    pub(crate) async fn send_body(&self, method: &str, path: &str, body: &[u8]) -> Answer {
         let sent = timeout(PATIENCE, self.try_send_with(method, path, Bytes::copy_from_slice(body))).await;
         sent.unwrap_or_else(|_| unreachable!("{method} {path} should be answered")).unwrap().rest().await
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.ask("GET", path).await
     }
 
-    pub async fn head(&self, path: &str) -> Answer {
+    pub(crate) async fn head(&self, path: &str) -> Answer {
         self.ask("HEAD", path).await
     }
 
     /// GET with a range.
-    pub async fn range(&self, path: &str, range: &str) -> Answer {
+    pub(crate) async fn range(&self, path: &str, range: &str) -> Answer {
         self.with("range", &format!("bytes={range}")).get(path).await
     }
 }

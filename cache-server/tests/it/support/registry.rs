@@ -1,7 +1,7 @@
 //! An upstream registry on loopback: content in memory, a script of faults, and a record of what it was asked.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     io::{self, Write},
     sync::{
         Arc, Mutex,
@@ -29,7 +29,7 @@ const PIECE: usize = 16 * 1024;
 
 /// A request as the upstream saw it.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub(crate) struct Seen {
     pub method: String,
     pub path: String,
     pub query: String,
@@ -39,25 +39,25 @@ pub struct Seen {
 }
 
 impl Seen {
-    pub fn is_blob_get(&self) -> bool {
+    pub(crate) fn is_blob_get(&self) -> bool {
         self.method == "GET" && self.path.contains("/blobs/")
     }
 
-    pub fn range(&self) -> Option<&str> {
+    pub(crate) fn range(&self) -> Option<&str> {
         self.headers.get(header::RANGE)?.to_str().ok()
     }
 }
 
 /// Something that waits until it is opened.
 #[derive(Clone, Debug)]
-pub struct Gate(watch::Sender<bool>);
+pub(crate) struct Gate(watch::Sender<bool>);
 
 impl Gate {
-    pub fn closed() -> Self {
+    pub(crate) fn closed() -> Self {
         Self(watch::Sender::new(false))
     }
 
-    pub fn open(&self) {
+    pub(crate) fn open(&self) {
         self.0.send_replace(true);
     }
 
@@ -69,15 +69,13 @@ impl Gate {
 
 /// How a request is answered.
 #[derive(Clone, Debug)]
-pub enum Play {
+pub(crate) enum Play {
     /// As a good registry does.
     Good,
     /// Good, but the connection breaks after so many bytes of this answer.
     Cut(usize),
     /// Good, but after so many bytes of this answer the rest waits.
     Hold(usize, Gate),
-    /// Held, and cut when the gate opens.
-    HoldThenCut(usize, Gate),
     /// Good, but ranges are ignored.
     NoRange,
     /// Good, but without a length.
@@ -108,18 +106,17 @@ struct State {
     script: Mutex<Script>,
     sent: AtomicU64,
     accepted: AtomicUsize,
-    authorizations: Mutex<BTreeMap<String, usize>>,
 }
 
 /// A registry that runs as long as the test does.
 #[derive(Clone)]
-pub struct Registry {
+pub(crate) struct Registry {
     pub port: u16,
     state: Arc<State>,
 }
 
 impl Registry {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let state = Arc::new(State {
@@ -128,7 +125,6 @@ impl Registry {
             script: Mutex::new(Arc::new(|_: &Seen| Play::Good)),
             sent: AtomicU64::new(0),
             accepted: AtomicUsize::new(0),
-            authorizations: Mutex::default(),
         });
         let registry = Self { port, state: Arc::clone(&state) };
         tokio::spawn(async move {
@@ -151,27 +147,27 @@ impl Registry {
     }
 
     /// Where nobody listens.
-    pub fn absent_url() -> String {
+    pub(crate) fn absent_url() -> String {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         format!("http://{}", listener.local_addr().unwrap())
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
     /// From now on requests are answered as `script` says.
-    pub fn play(&self, script: impl Fn(&Seen) -> Play + Send + Sync + 'static) {
+    pub(crate) fn play(&self, script: impl Fn(&Seen) -> Play + Send + Sync + 'static) {
         *self.state.script.lock().unwrap() = Arc::new(script);
     }
 
     /// From now on everything is answered alike.
-    pub fn play_all(&self, play: Play) {
+    pub(crate) fn play_all(&self, play: Play) {
         self.play(move |_| play.clone());
     }
 
     /// From now on blob GETs are answered by these in turn, then by good ones; all else is good.
-    pub fn play_blob_gets(&self, plays: Vec<Play>) {
+    pub(crate) fn play_blob_gets(&self, plays: Vec<Play>) {
         let plays = Mutex::new(std::collections::VecDeque::from(plays));
         self.play(move |seen| {
             if seen.is_blob_get() { plays.lock().unwrap().pop_front().unwrap_or(Play::Good) } else { Play::Good }
@@ -184,14 +180,14 @@ impl Registry {
     }
 
     /// Puts a blob, and returns its digest.
-    pub fn blob(&self, image: &str, bytes: &[u8]) -> String {
+    pub(crate) fn blob(&self, image: &str, bytes: &[u8]) -> String {
         let digest = digest(bytes);
         self.put(format!("/v2/{image}/blobs/{digest}"), "application/octet-stream", bytes, Some(digest.clone()));
         digest
     }
 
     /// Puts a manifest under a tag and its digest, and returns the digest.
-    pub fn manifest(&self, image: &str, tag: &str, media_type: &str, bytes: &[u8]) -> String {
+    pub(crate) fn manifest(&self, image: &str, tag: &str, media_type: &str, bytes: &[u8]) -> String {
         let digest = digest(bytes);
         for reference in [tag, &digest] {
             self.put(format!("/v2/{image}/manifests/{reference}"), media_type, bytes, Some(digest.clone()));
@@ -200,48 +196,48 @@ impl Registry {
     }
 
     /// Puts bytes at a path, whatever it says.
-    pub fn raw(&self, path: &str, bytes: &[u8]) {
+    pub(crate) fn raw(&self, path: &str, bytes: &[u8]) {
         self.put(path.to_owned(), "application/octet-stream", bytes, None);
     }
 
-    pub fn page(&self, path: &str, body: &str) {
+    pub(crate) fn page(&self, path: &str, body: &str) {
         self.put(path.to_owned(), "application/json", body.as_bytes(), None);
     }
 
-    pub fn index(&self, path: &str, body: &str) {
+    pub(crate) fn index(&self, path: &str, body: &str) {
         self.put(path.to_owned(), super::OCI_INDEX, body.as_bytes(), None);
     }
 
-    pub fn remove(&self, path: &str) {
+    pub(crate) fn remove(&self, path: &str) {
         self.state.items.lock().unwrap().remove(path);
     }
 
-    pub fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
         self.state.seen.lock().unwrap().clone()
     }
 
-    pub fn forget(&self) {
+    pub(crate) fn forget(&self) {
         self.state.seen.lock().unwrap().clear();
     }
 
     /// How many requests of a method had this in their path.
-    pub fn count(&self, method: &str, part: &str) -> usize {
+    pub(crate) fn count(&self, method: &str, part: &str) -> usize {
         self.seen().iter().filter(|seen| seen.method == method && seen.path.contains(part)).count()
     }
 
     /// The `Range` headers of the GETs of a blob.
-    pub fn ranges(&self, digest: &str) -> Vec<Option<String>> {
+    pub(crate) fn ranges(&self, digest: &str) -> Vec<Option<String>> {
         let seen = self.seen();
         let gets = seen.iter().filter(|seen| seen.is_blob_get() && seen.path.contains(digest));
         gets.map(|seen| seen.range().map(str::to_owned)).collect()
     }
 
     /// Bytes of bodies that left.
-    pub fn sent(&self) -> u64 {
+    pub(crate) fn sent(&self) -> u64 {
         self.state.sent.load(Ordering::SeqCst)
     }
 
-    pub fn accepted(&self) -> usize {
+    pub(crate) fn accepted(&self) -> usize {
         self.state.accepted.load(Ordering::SeqCst)
     }
 }
@@ -334,17 +330,17 @@ impl State {
 
     fn stream(self: Arc<Self>, bytes: &Bytes, play: Play) -> Body {
         let stop = match &play {
-            Play::Cut(after) | Play::Hold(after, _) | Play::HoldThenCut(after, _) => (*after).min(bytes.len()),
+            Play::Cut(after) | Play::Hold(after, _) => (*after).min(bytes.len()),
             _ => bytes.len(),
         };
         let first = pieces(&bytes.slice(..stop));
         let rest = match &play {
-            Play::Cut(_) | Play::HoldThenCut(..) => Vec::new(),
+            Play::Cut(_) => Vec::new(),
             _ => pieces(&bytes.slice(stop..)),
         };
-        let cuts = matches!(play, Play::Cut(_) | Play::HoldThenCut(..));
+        let cuts = matches!(play, Play::Cut(_));
         let gate = match play {
-            Play::Hold(_, gate) | Play::HoldThenCut(_, gate) => Some(gate),
+            Play::Hold(_, gate) => Some(gate),
             _ => None,
         };
         let wait = async move {

@@ -1,14 +1,12 @@
 //! One fill, any number of readers, and an upstream that breaks in every way.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
 
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
-use support::{
-    Cache, Gate, OCI_MANIFEST, Play, Registry, Setup, blob_path, bytes, files, manifest_of, mirror, partial_path, until,
+use crate::support::{
+    self, Cache, Gate, OCI_MANIFEST, Play, Registry, Setup, blob_path, bytes, files, manifest_of, mirror, partial_path,
+    until,
 };
+use futures_util::future::join_all;
 
 const MIB: usize = 1024 * 1024;
 

@@ -1,5 +1,4 @@
 //! What someone else had in certs.d comes back byte for byte, whatever happened in between.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{
     collections::BTreeMap,

@@ -1,16 +1,14 @@
 //! Pushes: every way in, what is refused, and that what was acknowledged is there, whatever happens next.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
 
 use std::time::{Duration, SystemTime};
 
+use crate::support::{
+    self, Answer, Cache, Client, OCI_INDEX, OCI_MANIFEST, Registry, Setup, bytes, digest, files, manifest_of, mirror,
+    until,
+};
 use base64::Engine;
 use cache_server::oci::{Algorithm, Digest};
 use serde_json::json;
-use support::{
-    Answer, Cache, Client, OCI_INDEX, OCI_MANIFEST, Registry, Setup, bytes, digest, files, manifest_of, mirror, until,
-};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,

@@ -1,16 +1,13 @@
 //! What a cluster needs of the server: going on in spite of mistakes, its status, checks of upstreams, the canary.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
 
 use std::{os::unix::fs::symlink, path::Path};
 
+use crate::support::{
+    self, Cache, Client, OCI_INDEX, OCI_MANIFEST, Play, Registry, Seen, Setup, certificate, digest, manifest_of,
+    mirror, until, until_answer,
+};
 use cache_server::settings::Sources;
 use serde_json::{Value, json};
-use support::{
-    Cache, Client, OCI_INDEX, OCI_MANIFEST, Play, Registry, Seen, Setup, certificate, digest, manifest_of, mirror,
-    until, until_answer,
-};
 
 const TAG: &str = "/v2/team/app/manifests/latest";
 

@@ -1,7 +1,4 @@
 //! Connections: many answers on one, TLS, time limits, draining, reloading.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
 
 use std::{
     net::SocketAddr,
@@ -9,11 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustls::pki_types::{CertificateDer, ServerName};
-use support::{
-    Client, Gate, OCI_MANIFEST, PATIENCE, Play, Registry, Setup, blob_path, bytes, certificate, manifest_of, mirror,
-    until, until_answer,
+use crate::support::{
+    self, Client, Gate, OCI_MANIFEST, PATIENCE, Play, Registry, Setup, blob_path, bytes, certificate, manifest_of,
+    mirror, until, until_answer,
 };
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,

@@ -1,15 +1,12 @@
 //! What is shown of the repositories: the API and the pages.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
 
 use std::path::Path;
 
-use serde_json::{Value, json};
-use support::{
+use crate::support::{
     Answer, Cache, Client, Gate, OCI_INDEX, OCI_MANIFEST, Play, Registry, Setup, bytes, digest, manifest_of, mirror,
     until_answer,
 };
+use serde_json::{Value, json};
 
 /// The YAML of a group.
 fn group(name: &str, members: &str, fields: &str) -> String {
@@ -39,6 +36,8 @@ async fn pull(client: &Client, repository: &str, name: &str, tag: &str, blobs: &
     for blob in blobs {
         client.get(&format!("/v2/{repository}/{name}/blobs/{}", digest(blob))).await.assert_is(200, blob);
     }
+    // A client has a blob a moment before the store has given it its name.
+    until_answer("no fill runs", || client.get("/api/v1/fills"), |answer| answer.json()["fills"] == json!([])).await;
 }
 
 /// A mirror `hub` with `library/mysql:8`, pulled, and a group `all` over it and an empty mirror `other`.
@@ -54,9 +53,6 @@ async fn shop() -> (Registry, Setup, Cache, Vec<u8>, Vec<u8>, Vec<u8>) {
     let cache = setup.start().await;
     let (manifest, config, layer) = image(&registry, "library/mysql", "8", 1);
     pull(&cache.client(), "hub", "library/mysql", "8", &[&config, &layer]).await;
-    // A client has a blob a moment before the store has given it its name.
-    let client = cache.client();
-    until_answer("no fill runs", || client.get("/api/v1/fills"), |answer| answer.json()["fills"] == json!([])).await;
     (registry, setup, cache, manifest, config, layer)
 }
 

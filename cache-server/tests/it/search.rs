@@ -1,10 +1,7 @@
 //! `docker search` through mirrors and groups, against indexes of the three types.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-mod support;
-
+use crate::support::{self, Answer, Cache, Play, Registry, Setup};
 use serde_json::{Value, json};
-use support::{Answer, Cache, Play, Registry, Setup};
 
 fn object(kind: &str, name: &str, fields: &str) -> String {
     format!(

@@ -1,10 +1,7 @@
 //! What clients may ask for, and what they get.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-mod support;
-
-use support::{
-    Answer, Cache, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Registry, Setup, bytes, digest, manifest_of, mirror,
+use crate::support::{
+    self, Answer, Cache, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Registry, Setup, bytes, digest, manifest_of, mirror,
 };
 
 async fn hub() -> (Registry, Setup, Cache) {

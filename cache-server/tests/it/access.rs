@@ -1,13 +1,13 @@
 //! Who may do what: logins, tokens, and the addresses that answers name, over real connections.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
 
 use std::{
     net::Ipv4Addr,
     sync::atomic::{AtomicU32, Ordering},
 };
 
+use crate::support::{
+    Answer, Cache, Client, OCI_MANIFEST, Play, Registry, Setup, bytes, manifest_of, mirror, until_answer,
+};
 use aws_lc_rs::{
     rand::SystemRandom,
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair},
@@ -17,7 +17,6 @@ use base64::{
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
 use serde_json::{Value, json};
-use support::{Answer, Cache, Client, OCI_MANIFEST, Play, Registry, Setup, bytes, manifest_of, mirror, until_answer};
 
 /// The users, whose password is their name and a 1.
 const USERS: [&str; 3] = ["alice", "bob", "root"];

@@ -1,5 +1,4 @@
 //! The agent against a cache that answers, freezes and comes back: over TLS, with real files, without an apiserver.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{
     fs,

@@ -1,12 +1,9 @@
 //! What is served while the upstream fails, denies or changes its mind.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
 
 use std::time::{Duration, Instant};
 
-use support::{
-    Answer, Cache, Client, OCI_MANIFEST, Play, Registry, Setup, bytes, manifest_of, mirror, until, until_answer,
+use crate::support::{
+    self, Answer, Cache, Client, OCI_MANIFEST, Play, Registry, Setup, bytes, manifest_of, mirror, until, until_answer,
 };
 
 const TAG: &str = "/v2/team/app/manifests/latest";

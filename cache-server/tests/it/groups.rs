@@ -1,15 +1,14 @@
 //! Groups: who is asked, in which order, and what an error of a member means.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
 
 use std::{path::PathBuf, time::SystemTime};
 
+use crate::support::{
+    self, Answer, Cache, OCI_MANIFEST, Play, Registry, Seen, Setup, bytes, manifest_of, mirror, until_answer,
+};
 use cache_server::{
     repository::Repository,
     store::record::{ManifestRecord, TagRecord, TagTarget, millis},
 };
-use support::{Answer, Cache, OCI_MANIFEST, Play, Registry, Seen, Setup, bytes, manifest_of, mirror, until_answer};
 
 fn object(kind: &str, name: &str, fields: &str) -> String {
     format!(
