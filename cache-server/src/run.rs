@@ -10,7 +10,7 @@ use crate::{
     access::Logins,
     api,
     metrics::Metrics,
-    ports::Ports,
+    ports::{PortError, Ports},
     server::Server,
     settings::{Loaded, Mistakes, Settings, Sources},
     store::{OpenError, Store},
@@ -59,6 +59,8 @@ pub struct Running {
     sources: Sources,
     keep_going: bool,
     loaded: Loaded,
+    /// Whether a port could not be had, so that it is tried again.
+    lacks_port: bool,
 }
 
 impl Running {
@@ -72,11 +74,13 @@ impl Running {
         let server = Server::new(loaded.settings.clone(), store, metrics, logins, options.keep_going)?;
         let drain = CancellationToken::new();
         let mut ports = Ports::new(Arc::clone(&server), options.listen, drain.clone());
+        let mut lacks_port = false;
         for error in ports.follow(&loaded.settings).await {
             if !options.keep_going || error.port() == options.listen.port() {
                 return Err(error.into());
             }
-            tracing::error!(error = &error as &dyn std::error::Error, "a port does not listen as configured");
+            lacks_port = true;
+            log_lacking(&error);
         }
         let metrics = match options.metrics {
             Some(address) => Some(serve_metrics(Arc::clone(&server), address).await?),
@@ -85,7 +89,7 @@ impl Running {
         log_left_out(&loaded.settings);
         tokio::spawn(Arc::clone(&server.store).keep_within_limits());
         let Options { sources, keep_going, .. } = options;
-        Ok(Self { server, ports, drain, metrics, sources, keep_going, loaded })
+        Ok(Self { server, ports, drain, metrics, sources, keep_going, loaded, lacks_port })
     }
 
     /// Where the main port listens.
@@ -121,11 +125,16 @@ impl Running {
     }
 
     /// Loads the files anew if one changed. Mistakes are logged, and the old settings stay in force: all of them, or with
-    /// `keep_going` those of the objects that have mistakes.
+    /// `keep_going` those of the objects that have mistakes. A port that could not be had is tried again in any case.
     pub async fn reload_if_changed(&mut self) {
         let sources = self.sources.clone();
         let Ok(fingerprint) = tokio::task::spawn_blocking(move || sources.fingerprint()).await else { return };
         if fingerprint == self.loaded.fingerprint {
+            if self.lacks_port && self.ports.follow(&self.server.current().settings).await.is_empty() {
+                self.lacks_port = false;
+                tracing::info!("every port listens as configured");
+                self.server.metrics.reloaded(true);
+            }
             return;
         }
         let (sources, keep_going, previous) = (self.sources.clone(), self.keep_going, self.server.current());
@@ -165,14 +174,13 @@ impl Running {
             return false;
         }
         let failed = self.ports.follow(&loaded.settings).await;
-        for error in &failed {
-            tracing::error!(error = error as &dyn std::error::Error, "a port does not listen as configured");
-        }
+        failed.iter().for_each(log_lacking);
+        self.lacks_port = !failed.is_empty();
         tracing::info!(
             repositories = loaded.settings.repositories().count(),
             "the configuration changed and is loaded"
         );
-        failed.is_empty()
+        !self.lacks_port
     }
 
     async fn drain(self) {
@@ -220,6 +228,13 @@ async fn open_store(data: PathBuf, metrics: &Metrics, patience: Duration) -> Res
 
 /// A wait for the next wish to reload.
 pub type Reload = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+fn log_lacking(error: &PortError) {
+    tracing::error!(
+        error = error as &dyn std::error::Error,
+        "a port does not listen as configured; it is tried again until it does"
+    );
+}
 
 /// Says what is wrong where the server keeps going.
 fn log_left_out(settings: &Settings) {

@@ -454,6 +454,23 @@ async fn what_still_runs_at_the_end_of_the_grace_is_cut() {
 }
 
 #[tokio::test]
+async fn a_port_that_another_program_has_is_tried_until_it_is_free() {
+    let registry = Registry::start().await;
+    let port = support::free_port();
+    let other_program = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let setup = Setup::mirroring(&registry);
+    let cache = setup.start().await;
+    setup.configure(&mirror("hub", "docker.io", &registry.url(), &format!("connectors: [{{port: {port}}}]")));
+    let told = |result: &str| format!("config_reloads_total{{result=\"{result}\"}} 1\n");
+    let client = cache.operator();
+    until_answer("the reload is told", || client.get("/metrics"), |answer| answer.text().contains(&told("refused")))
+        .await;
+    drop(other_program);
+    until("the port listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()).await;
+    until_answer("the cure is told", || client.get("/metrics"), |answer| answer.text().contains(&told("ok"))).await;
+}
+
+#[tokio::test]
 async fn a_reload_adds_and_removes_ports_and_cuts_no_transfer() {
     let registry = Registry::start().await;
     let (first, second) = (support::free_port(), support::free_port());

@@ -2,11 +2,13 @@
 
 use std::{
     fs,
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
+
+use crate::support::free_port;
 
 const PORTS: usize = 200;
 /// How long the server may take to see its configuration change, on a machine that does much else.
@@ -47,12 +49,6 @@ impl Process {
     }
 }
 
-fn free_ports(count: usize) -> Vec<u16> {
-    // All at once, or the system would give one twice.
-    let sockets: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    sockets.iter().map(|socket| socket.local_addr().unwrap().port()).collect()
-}
-
 fn write(file: &Path, ports: &[u16]) {
     let connectors: Vec<String> = ports.iter().map(|port| format!("{{port: {port}}}")).collect();
     let text = format!(
@@ -76,8 +72,7 @@ fn until_it_listens(port: u16) {
 fn two_hundred_open_ports_cost_less_than_two_mebibytes_and_no_processor_time() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("config.yaml");
-    let mut ports = free_ports(PORTS + 1);
-    let main = ports.pop().unwrap();
+    let (main, ports) = (free_port(), Vec::from_iter((0..PORTS).map(|_| free_port())));
     write(&config, &[]);
     let command = Command::new(env!("CARGO_BIN_EXE_cache-server"))
         .arg("--config")

@@ -8,6 +8,7 @@ mod registry;
 use std::{
     future::Future,
     path::PathBuf,
+    sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
 
@@ -80,9 +81,16 @@ pub(crate) async fn until_answer<F: Future<Output = Answer>>(
     }
 }
 
-/// A port that nobody has at the moment.
+/// A port that nobody has at the moment and that the system gives nobody who asks for any: those begin above.
 pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 10_000 + u16::try_from(std::process::id() % 10_000).unwrap();
+    loop {
+        let port = first + NEXT.fetch_add(1, Ordering::Relaxed) % 10_000;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Where the store keeps a blob.
