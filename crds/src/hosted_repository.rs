@@ -70,6 +70,12 @@ pub struct HostedRepositorySpec {
     #[schemars(length(max = 64), inner(length(min = 1, max = 128), regex(pattern = TAG_GLOB_PATTERN)))]
     pub immutable_tags: Vec<String>,
 
+    /// Whether an image may name blobs that were never pushed (to be pushed later, or kept elsewhere). When false such a
+    /// manifest is refused with `MANIFEST_BLOB_UNKNOWN`, since nobody could pull it. An index may name manifests that are
+    /// not here in any case: many hold a few platforms of an image.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sparse_images: bool,
+
     /// Image names that belong here: no group that this repository is a member of asks another member for them, whether they
     /// are here or not. Patterns in which `*` stands for any characters but `/`, and `**` for any (`team1/**`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

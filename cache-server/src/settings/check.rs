@@ -327,6 +327,7 @@ fn hosted(object: &Object<HostedRepositorySpec>, secrets: &Secrets, mistakes: &m
         anonymous_pull: spec.anonymous_pull,
         write_policy: spec.write_policy,
         immutable_tags: spec.immutable_tags.clone(),
+        sparse_images: spec.sparse_images,
         reserved_names: spec.reserved_names.clone(),
         serves_for: serves_for.into_iter().collect::<Option<_>>()?,
         retention: spec.retention.clone(),

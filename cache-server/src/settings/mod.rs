@@ -211,6 +211,8 @@ pub struct HostedSettings {
     pub write_policy: WritePolicy,
     /// Patterns of tags that cannot be moved or deleted.
     pub immutable_tags: Vec<String>,
+    /// Whether images may name blobs that are not there.
+    pub sparse_images: bool,
     /// Patterns of image names that no group asks another member for.
     pub reserved_names: Vec<String>,
     /// The registries that it may answer for within a group.

@@ -469,6 +469,22 @@ async fn a_manifest_is_kept_byte_for_byte_under_its_digest_and_its_tags() {
 }
 
 #[tokio::test]
+async fn an_image_may_be_sparse_only_where_that_is_allowed() {
+    let team = Team::start("sparseImages: true").await;
+    let (config, layer) = (b"{}".to_vec(), b"layer".to_vec());
+    let manifest = manifest_of(&[&config, &layer]);
+    assert_eq!(team.push_manifest(APP, "1", OCI_MANIFEST, &manifest).await.status, 201);
+    team.alice().get(&format!("{APP}/manifests/1")).await.assert_is(200, &manifest);
+    assert_eq!(team.alice().get(&format!("{APP}/blobs/{}", digest(&layer))).await.status, 404);
+    team.push_blob(APP, &layer).await;
+    team.alice().get(&format!("{APP}/blobs/{}", digest(&layer))).await.assert_is(200, &layer);
+
+    // `other` does not allow it.
+    let elsewhere = team.push_manifest("/repository/other/v2/app", "1", OCI_MANIFEST, &manifest).await;
+    refused(&elsewhere, 400, "MANIFEST_BLOB_UNKNOWN", &digest(&layer));
+}
+
+#[tokio::test]
 async fn a_manifest_that_is_wrong_is_refused_with_what_is_wrong() {
     let team = Team::start("").await;
     let (config, layer) = (b"{}".to_vec(), b"layer".to_vec());

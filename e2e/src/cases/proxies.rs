@@ -102,8 +102,10 @@ impl Site {
 #[must_use]
 pub fn project(objects: Objects) -> Objects {
     let [push, pull] = CONNECTOR_PORTS;
+    let connectors = json!([{ "host": PUSH_HOST }, { "port": push }]);
     objects
-        .hosted(HOSTED, json!({ "anonymousPull": false, "connectors": [{ "host": PUSH_HOST }, { "port": push }] }))
+        // The conformance suite pushes sparse images too.
+        .hosted(HOSTED, json!({ "anonymousPull": false, "sparseImages": true, "connectors": connectors }))
         .mirror("docker-hub", HUB, None, json!({}))
         .group(
             GROUP,

@@ -229,6 +229,7 @@ impl Hosted {
             digest: taken.digest.clone(),
             manifest,
             bytes,
+            sparse: self.settings.sparse_images,
         };
         self.tree
             .change(image, move |change| {
@@ -321,6 +322,8 @@ struct Push {
     tags: Vec<Tag>,
     manifest: PushedManifest,
     bytes: Bytes,
+    /// Whether blobs may be missing.
+    sparse: bool,
 }
 
 impl Push {
@@ -339,7 +342,7 @@ impl Push {
             }
         }
         absent.dedup();
-        if absent.is_empty() {
+        if absent.is_empty() || self.sparse {
             Ok(())
         } else {
             Err(PushError::BlobsUnknown { image: self.image.clone(), digests: absent })
