@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use e2e::install::Engines;
 use e2e::{checks, package, run, suite, up};
 
 /// Runs the product for real: tests, checks, images.
@@ -55,10 +56,15 @@ enum Command {
         /// The cases in a cluster instead of those on single engines.
         #[arg(long)]
         cluster: bool,
+        /// The cases with engines, with these, instead of those that the filter picks.
+        #[arg(long)]
+        engines: Option<Engines>,
         /// As for `test`.
         #[arg(default_value = "")]
         filter: String,
     },
+    /// Runs the cases with engines once for every generation of Docker and containerd in use.
+    Matrix,
     /// Mixed load with random faults for an hour: nothing wrong, nothing hung, nothing left over, memory flat. Then ten
     /// idle minutes of a cluster: nothing is written.
     Soak {
@@ -100,14 +106,18 @@ fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
         Command::Test { filter } => run::test(&filter),
         Command::Soak { minutes } => run::soak(minutes),
-        Command::Cases { work, totals, cluster: true, soak_minutes, filter } => {
+        Command::Cases { work, totals, cluster: true, soak_minutes, filter, .. } => {
             let cases = soak_minutes.map_or_else(|| suite::named_in_cluster(&filter), |_| vec![suite::idle_soak()]);
             run::cluster_cases_inside(work, &totals, &cases)
         }
+        Command::Cases { work, totals, engines: Some(engines), .. } => {
+            run::cases_inside(work, &totals, engines, &suite::of_engines())
+        }
         Command::Cases { work, totals, soak_minutes, filter, .. } => {
             let cases = soak_minutes.map_or_else(|| suite::named(&filter), |minutes| vec![suite::soak(minutes)]);
-            run::cases_inside(work, &totals, &cases)
+            run::cases_inside(work, &totals, Engines::Docker28, &cases)
         }
+        Command::Matrix => run::matrix(),
         Command::Up => up::up(),
         Command::Down => up::down(),
         Command::Keep => up::keeper::keep(),

@@ -8,11 +8,12 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
 
 use crate::checks;
 use crate::cluster::{self, Cluster, ClusterWorld};
 use crate::content::{self, Images};
-use crate::install::{self, Programs};
+use crate::install::{self, Engines, Programs};
 use crate::lab::enter::{self, Layout, RunFolder};
 use crate::lab::{Lab, NODES, cache_dir};
 use crate::suite::{self, Case, ClusterCase, Totals, World};
@@ -47,6 +48,23 @@ pub fn test(filter: &str) -> Result<ExitCode> {
         totals.add(step("run the cases in a cluster", totals_of)?);
     }
     drop(folder);
+    Ok(conclude(totals))
+}
+
+/// The cases with engines, with each generation of them.
+pub fn matrix() -> Result<ExitCode> {
+    let cache = cache_dir()?;
+    let programs = prepare(&cache)?;
+    step("fetch the older engines", || install::install_older_engines(&cache))?;
+    step("build our programs", checks::build_shipped)?;
+    let mut totals = Totals::default();
+    for engines in Engines::value_variants() {
+        let name = engines.to_possible_value().context("every generation has a name")?.get_name().to_owned();
+        let folder = RunFolder::create(&cache)?;
+        let arguments = ["--engines".into(), name.clone().into()];
+        let totals_of = || run_inside(&folder, &programs, &arguments);
+        totals.add(step(&format!("run the cases with Docker {name}"), totals_of)?);
+    }
     Ok(conclude(totals))
 }
 
@@ -106,10 +124,10 @@ fn run_inside(folder: &RunFolder, programs: &Programs, what: &[OsString]) -> Res
 }
 
 /// The second phase, in namespaces of its own: the cases on single engines.
-pub fn cases_inside(work: PathBuf, totals: &Path, cases: &[Case]) -> Result<ExitCode> {
+pub fn cases_inside(work: PathBuf, totals: &Path, engines: Engines, cases: &[Case]) -> Result<ExitCode> {
     enter::settle(ENGINES, &cache_dir()?)?;
     conclude_inside(totals, async {
-        let world = world(work).await?;
+        let world = world(work, engines).await?;
         suite::run(&world.lab, &world, cases).await
     })
 }
@@ -132,7 +150,7 @@ fn conclude_inside(totals: &Path, counted: impl Future<Output = Result<Totals>>)
 
 /// A cluster before the upstream.
 async fn cluster_world(work: PathBuf) -> Result<ClusterWorld> {
-    let world = world(work).await?;
+    let world = world(work, Engines::Docker28).await?;
     let begun = Instant::now();
     let cluster = Cluster::start(&world).await.context("the cluster does not start")?;
     println!("       the cluster is ready after {:.1} s", begun.elapsed().as_secs_f64());
@@ -140,9 +158,9 @@ async fn cluster_world(work: PathBuf) -> Result<ClusterWorld> {
 }
 
 /// Everything that the cases share: the upstream, filled.
-pub async fn world(work: PathBuf) -> Result<World> {
+pub async fn world(work: PathBuf, engines: Engines) -> Result<World> {
     let cache = cache_dir()?;
-    let programs = Programs::in_cache(&cache)?;
+    let programs = Programs::in_cache(&cache, engines)?;
     let images = Images::in_cache(&cache);
     let lab = Lab::new(work, cache);
     let upstream = Upstream::start(&lab).await.context("the upstream does not start")?;

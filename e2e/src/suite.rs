@@ -155,6 +155,23 @@ const BY_NAME_ONLY: [&str; 10] = [
     "cluster rights: what was granted",
 ];
 
+/// Beginnings of the names of cases in which it may matter which engine it is.
+const OF_ENGINES: [&str; 7] = [
+    "engines: real images",
+    "docker host: ",
+    "hosted: docker",
+    "proxies: nginx by host",
+    "proxies: Apache",
+    "proxies: none",
+    "teams: three",
+];
+
+/// The cases in which it may matter which engine it is.
+#[must_use]
+pub fn of_engines() -> Vec<Case> {
+    all().into_iter().filter(|case| OF_ENGINES.iter().any(|start| case.name.starts_with(start))).collect()
+}
+
 /// The cases whose name holds `filter`; without one, all but [`BY_NAME_ONLY`].
 #[must_use]
 pub fn named(filter: &str) -> Vec<Case> {

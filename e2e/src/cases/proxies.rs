@@ -102,16 +102,20 @@ impl Site {
 #[must_use]
 pub fn project(objects: Objects) -> Objects {
     let [push, pull] = CONNECTOR_PORTS;
-    let connectors = json!([{ "host": PUSH_HOST }, { "port": push }]);
+    project_at(
+        objects,
+        &json!([{ "host": PUSH_HOST }, { "port": push }]),
+        &json!([{ "host": PULL_HOST }, { "port": pull }]),
+    )
+}
+
+/// A [`project`] whose hosted repository and whose group have these connectors.
+fn project_at(objects: Objects, push: &Value, pull: &Value) -> Objects {
     objects
         // The conformance suite pushes sparse images too.
-        .hosted(HOSTED, json!({ "anonymousPull": false, "sparseImages": true, "connectors": connectors }))
-        .mirror("docker-hub", HUB, None, json!({}))
-        .group(
-            GROUP,
-            &[HOSTED, "docker-hub"],
-            json!({ "anonymousPull": false, "connectors": [{ "host": PULL_HOST }, { "port": pull }] }),
-        )
+        .hosted(HOSTED, json!({ "anonymousPull": false, "sparseImages": true, "connectors": push }))
+        .mirror("docker-hub", HUB, None, json!({ "v1Search": true, "upstream": { "index": { "type": "Registry" } } }))
+        .group(GROUP, &[HOSTED, "docker-hub"], json!({ "anonymousPull": false, "v1Search": true, "connectors": pull }))
 }
 
 fn members_only() -> Value {
@@ -260,16 +264,14 @@ async fn apache_by_port(world: &World) -> Result<()> {
 async fn no_proxy(world: &World) -> Result<()> {
     let certificate = Certificate::wildcard()?;
     let tls = json!({ "secretRef": { "name": "wildcard" } });
-    let connectors = |host: &str, port: u16| json!({ "anonymousPull": false, "connectors": [{ "host": host }, { "port": port, "tls": tls }] });
+    let connectors = |host: &str, port: u16| json!([{ "host": host }, { "port": port, "tls": tls }]);
     let [push, pull] = TLS_PORTS;
     let objects = Objects::new(&world.upstream)
         .users(&users(&[MEMBER, STRANGER]), members_only())?
         .server("tls", json!({ "mode": "Secret", "secretRef": { "name": "wildcard" } }))
         .secret("wildcard_tls.crt", &certificate.chain)
-        .secret("wildcard_tls.key", &certificate.key)
-        .hosted(HOSTED, connectors(PUSH_HOST, push))
-        .mirror("docker-hub", HUB, None, json!({}))
-        .group(GROUP, &[HOSTED, "docker-hub"], connectors(PULL_HOST, pull));
+        .secret("wildcard_tls.key", &certificate.key);
+    let objects = project_at(objects, &connectors(PUSH_HOST, push), &connectors(PULL_HOST, pull));
     let mut server = CacheServer::start(&world.lab, objects.setup("no-proxy")).await?;
 
     let main = server.listen().port();
@@ -410,8 +412,8 @@ impl Stage {
         DockerClient::new(docker, &self.folder.join("docker"), user)
     }
 
-    /// Logs in at both, pushes to the hosted repository, pulls that and an image of Docker Hub from the group; a
-    /// stranger and someone with a wrong password do not.
+    /// Logs in at both, pushes to the hosted repository, pulls that and an image of Docker Hub from the group and finds
+    /// both by a search; a stranger and someone with a wrong password do not.
     async fn ensure_docker_works(&self, docker: &Docker, push: &str, pull: &str) -> Result<()> {
         let alice = self.client(docker, MEMBER)?;
         let (mallory, nobody) = (self.client(docker, STRANGER)?, self.client(docker, "nobody")?);
@@ -433,6 +435,13 @@ impl Stage {
             ensure_refused(&mallory, &["pull", "--quiet", image]).await?;
             alice.pull_anew(image).await?;
             alice.remove(image).await?;
+        }
+        for image in ["team/app", self.name] {
+            let term = format!("{pull}/{image}");
+            let search = ["search", "--format", "{{.Name}}", &term];
+            let found = alice.run(&search).await?;
+            ensure!(found.lines().any(|line| line.ends_with(image)), "docker search {term} found {found:?}");
+            ensure_refused(&nobody, &search).await?;
         }
         alice.import(&self.tar, &seen).await?;
         // The group takes no pushes.
@@ -490,8 +499,16 @@ pub async fn ensure_refused(client: &DockerClient<'_>, words: &[&str]) -> Result
         anyhow::bail!("`docker {}` was not refused", words.join(" "));
     };
     let said = error.to_string().to_lowercase();
-    let refusals =
-        ["denied", "unauthorized", "authentication required", "not found", "no basic auth", "unsupported", "405"];
+    let refusals = [
+        "denied",
+        "unauthorized",
+        "authentication required",
+        "not found",
+        "no basic auth",
+        "unsupported",
+        "401",
+        "405",
+    ];
     ensure!(refusals.iter().any(|word| said.contains(word)), "`docker {}` failed otherwise: {said}", words.join(" "));
     Ok(())
 }

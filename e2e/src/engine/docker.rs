@@ -48,7 +48,7 @@ impl Docker {
 
     /// Starts dockerd with this text as its daemon.json, and with these flags.
     pub async fn start_with(lab: &Lab, programs: &Programs, daemon_json: &str, flags: &[&str]) -> Result<Self> {
-        let folders = vec![programs.containerd_2(), programs.runc()];
+        let folders = vec![programs.containerd_of_docker(), programs.runc()];
         let home = Home::create(DOCKER1, lab.dir(DOCKER1.name)?, folders)?;
         home.write(DAEMON_JSON, daemon_json)?;
         let mut command = home.command(programs.dockerd())?;

@@ -10,27 +10,55 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 
 use unpacked::Suite;
+
+/// Engines as a release of Debian ships them together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Engines {
+    /// Docker 20.10 with containerd 1.6.
+    #[value(name = "20.10")]
+    Docker20,
+    /// Docker 26.1 with containerd 1.7.
+    #[value(name = "26.1")]
+    Docker26,
+    /// Docker 28 with containerd 2: what every run uses.
+    #[value(name = "28")]
+    Docker28,
+}
+
+impl Engines {
+    const fn suite(self) -> Suite {
+        match self {
+            Self::Docker20 => Suite::Bookworm,
+            Self::Docker26 => Suite::Trixie,
+            Self::Docker28 => Suite::Sid,
+        }
+    }
+}
 
 /// Where the programs are that are not installed on the machine.
 #[derive(Debug, Clone)]
 pub struct Programs {
     cache: PathBuf,
+    engines: Engines,
     tools: PathBuf,
     kubernetes: PathBuf,
 }
 
 impl Programs {
     /// The programs in the cache folder `cache`, which [`install`] put there.
-    pub fn in_cache(cache: &Path) -> Result<Self> {
-        Ok(Self { cache: cache.to_owned(), tools: go::TOOLS.folder(cache)?, kubernetes: go::KUBERNETES.folder(cache)? })
+    pub fn in_cache(cache: &Path, engines: Engines) -> Result<Self> {
+        let (tools, kubernetes) = (go::TOOLS.folder(cache)?, go::KUBERNETES.folder(cache)?);
+        Ok(Self { cache: cache.to_owned(), engines, tools, kubernetes })
     }
 
-    /// The folder with containerd 1.7 and its `ctr`.
+    /// The folder with containerd 1.7 and its `ctr`; with the oldest engines 1.6.
     #[must_use]
     pub fn containerd_1(&self) -> PathBuf {
-        self.package(Suite::Trixie, "containerd").join("usr/bin")
+        let suite = if self.engines == Engines::Docker20 { Suite::Bookworm } else { Suite::Trixie };
+        self.package(suite, "containerd").join("usr/bin")
     }
 
     /// The folder with containerd 2 and its `ctr`.
@@ -39,16 +67,23 @@ impl Programs {
         self.package(Suite::Sid, "containerd").join("usr/bin")
     }
 
+    /// The folder with the containerd that [`Self::dockerd`] starts.
+    #[must_use]
+    pub fn containerd_of_docker(&self) -> PathBuf {
+        self.package(self.engines.suite(), "containerd").join("usr/bin")
+    }
+
     /// The Docker daemon.
     #[must_use]
     pub fn dockerd(&self) -> PathBuf {
-        self.package(Suite::Sid, "docker.io").join("usr/sbin/dockerd")
+        self.package(self.engines.suite(), "docker.io").join("usr/sbin/dockerd")
     }
 
     /// The Docker client.
     #[must_use]
     pub fn docker(&self) -> PathBuf {
-        self.package(Suite::Sid, "docker-cli").join("usr/bin/docker")
+        let package = if self.engines == Engines::Docker20 { "docker.io" } else { "docker-cli" };
+        self.package(self.engines.suite(), package).join("usr/bin/docker")
     }
 
     /// The folder with `runc`.
@@ -148,7 +183,12 @@ pub fn install(cache: &Path) -> Result<Programs> {
     apt::install_missing()?;
     unpacked::fetch_missing(cache)?;
     go::TOOLS.begin(cache)?.finish()?;
-    Programs::in_cache(cache)
+    Programs::in_cache(cache, Engines::Docker28)
+}
+
+/// Brings the engines that only a matrix of them needs.
+pub fn install_older_engines(cache: &Path) -> Result<()> {
+    unpacked::fetch_older_engines(cache)
 }
 
 /// Begins to build what only a cluster needs. It takes minutes and may go on beside everything else.

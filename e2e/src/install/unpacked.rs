@@ -48,6 +48,14 @@ const PACKAGES: [(Suite, &str); 9] = [
     (Suite::Sid, "tini-static"),
 ];
 
+/// The engines that `cargo e2e matrix` tries beside those of [`PACKAGES`].
+const OLDER_ENGINES: [(Suite, &str); 4] = [
+    (Suite::Bookworm, "containerd"),
+    (Suite::Bookworm, "docker.io"),
+    (Suite::Trixie, "docker.io"),
+    (Suite::Trixie, "docker-cli"),
+];
+
 /// Programs that are unpacked together with their libraries, which not every machine has: the first package names the
 /// folder.
 const WITH_LIBRARIES: [(Suite, &[&str]); 2] = [
@@ -88,12 +96,17 @@ pub fn library_path(tree: &Path) -> OsString {
 
 /// Fetches and unpacks the packages that are not there.
 pub fn fetch_missing(cache: &Path) -> Result<()> {
-    let alone = PACKAGES.each_ref().map(|(suite, package)| (*suite, std::slice::from_ref(package)));
-    let missing: Vec<_> = alone
-        .into_iter()
-        .chain(WITH_LIBRARIES)
-        .filter(|(suite, packages)| !target(cache, *suite, packages).is_dir())
-        .collect();
+    let alone = PACKAGES.iter().map(|(suite, package)| (*suite, std::slice::from_ref(package)));
+    fetch(cache, alone.chain(WITH_LIBRARIES))
+}
+
+/// Fetches and unpacks the older engines that are not there.
+pub fn fetch_older_engines(cache: &Path) -> Result<()> {
+    fetch(cache, OLDER_ENGINES.iter().map(|(suite, package)| (*suite, std::slice::from_ref(package))))
+}
+
+fn fetch<'p>(cache: &Path, wanted: impl Iterator<Item = (Suite, &'p [&'p str])>) -> Result<()> {
+    let missing: Vec<_> = wanted.filter(|(suite, packages)| !target(cache, *suite, packages).is_dir()).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{API, NAME, relay};
 use crate::cluster::API_PORT;
-use crate::install::Programs;
+use crate::install::{Engines, Programs};
 use crate::lab::cache_dir;
 use crate::lab::enter::RunFolder;
 
@@ -21,7 +21,7 @@ const PORTS: u16 = 100;
 pub fn keep() -> Result<ExitCode> {
     let cache = cache_dir()?;
     let folder = RunFolder::named(&cache, NAME)?;
-    let programs = Programs::in_cache(&cache)?;
+    let programs = Programs::in_cache(&cache, Engines::Docker28)?;
     let runtime = tokio::runtime::Runtime::new().context("cannot start a runtime")?;
     runtime.block_on(async {
         let (listener, port) = free_port().await?;

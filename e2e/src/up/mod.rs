@@ -22,7 +22,7 @@ use anyhow::{Context, Result, bail};
 use self::progress::Message;
 use crate::checks;
 use crate::cluster::demonstration::{RELEASE, WORKLOAD};
-use crate::install::{self, Programs};
+use crate::install::{self, Engines, Programs};
 use crate::lab::process::tail;
 use crate::lab::{cache_dir, enter};
 use crate::run::{prepare, step};
@@ -136,7 +136,7 @@ fn follow(stream: UnixStream) -> Result<bool> {
 
 fn surroundings(cache: &Path) -> Result<String> {
     let kubeconfig = folder(cache).join(KUBECONFIG);
-    let programs = Programs::in_cache(cache)?;
+    let programs = Programs::in_cache(cache, Engines::Docker28)?;
     Ok(format!(
         "
 export KUBECONFIG={}
