@@ -215,9 +215,9 @@ pub fn all_trust(endpoint: &Endpoint, node_mirrors: &[&NodeMirror], nodes: &[&No
 fn shows_another(live: &NodeMirror, entry: &NodeEntry) -> bool {
     let states = live.status.iter().flat_map(|status| &status.entries);
     let hash = entry.hash();
-    states.into_iter().any(|state| {
-        state.registry == entry.registry && state.state == EntryState::Configured && state.hash.as_ref() != Some(&hash)
-    })
+    states
+        .into_iter()
+        .any(|state| state.registry == entry.registry && state.hash.as_ref().is_some_and(|shown| *shown != hash))
 }
 
 /// Whether a node was seen to pull what its object says.
@@ -380,6 +380,33 @@ mod tests {
         let unknown = [offer(&mirror, None)];
         assert_eq!(plan(&node("a", &json!({})), &unknown, Some(&live)).entries, before);
         assert!(plan(&node("a", &json!({})), &unknown, None).entries.is_empty());
+    }
+
+    #[test]
+    fn a_node_trusts_a_new_authority_once_its_files_name_it() {
+        let node = node("a", &json!({}));
+        let entry = json!({"registry": "r.io", "url": "https://10.96.0.7:5000/repository/hub", "repository": "hub",
+            "caBundle": "PEM"});
+        let hash = read::<NodeEntry>(entry.clone()).hash();
+        let with = |observed: i64, states: Value| -> NodeMirror {
+            read(json!({"apiVersion": "entrepot.dev/v1alpha1", "kind": "NodeMirror",
+                "metadata": {"name": "a", "generation": 2}, "spec": {"entries": [entry]},
+                "status": {"observedGeneration": observed, "entries": states}}))
+        };
+        let state = |state: &str, hash: Value| json!([{"registry": "r.io", "state": state, "hash": hash}]);
+        for (live, trusts) in [
+            (with(2, state("Configured", json!(hash))), true),
+            (with(1, state("Configured", json!(hash))), false),
+            (with(2, state("Configured", json!("older"))), false),
+            // The new version is being probed; until it answers the old files are in force.
+            (with(2, state("Pending", json!("older"))), false),
+            (with(2, state("Pending", Value::Null)), true),
+            (with(2, state("Withdrawn", Value::Null)), true),
+        ] {
+            assert_eq!(all_trust(&endpoint(), &[&live], &[&node]), trusts, "{live:?}");
+            let other = Endpoint { ca_bundle: Some("OTHER".to_owned()), ..endpoint() };
+            assert!(!all_trust(&other, &[&live], &[&node]));
+        }
     }
 
     #[test]

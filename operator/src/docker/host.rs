@@ -421,7 +421,7 @@ impl Host {
             Outcome::Absent if done.changed => {
                 say(format!("{}: what it says of {registry} is as it was before", folder.display()));
             }
-            Outcome::InForce | Outcome::Absent => {}
+            Outcome::InForce | Outcome::Older | Outcome::Absent => {}
         }
         Ok(done.changed)
     }

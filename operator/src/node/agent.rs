@@ -280,11 +280,8 @@ impl Agent {
 
     fn entry(&self, root: &Path, entry: &NodeEntry) -> Standing {
         let (verdict, error) = self.probing.verdict(&target(entry), &entry.probe);
-        let before = self
-            .status
-            .as_ref()
-            .and_then(|status| status.entries.iter().find(|old| old.registry == entry.registry))
-            .map(|old| old.state);
+        let before =
+            self.status.as_ref().and_then(|status| status.entries.iter().find(|old| old.registry == entry.registry));
         match self.disk.fulfil(root, &entry.registry, report::wish(entry, verdict)) {
             Ok(done) => report::standing(entry, verdict, error.as_deref(), &done.plan.outcome, before),
             Err(error) => Standing::failed("FilesNotWritten", chain(&error)),

@@ -65,6 +65,8 @@ pub enum Step {
 pub enum Outcome {
     /// They name the cache as the entry says.
     InForce,
+    /// They name the cache as another version of the entry said.
+    Older,
     /// They do not.
     Absent,
     /// They stay as they are, because of someone else's.
@@ -136,7 +138,12 @@ pub fn plan(root: &Path, wish: Wish<'_>, record: Option<&Record>, view: &View) -
         Wish::AsIs(entry) => {
             let wanted = in_force(root, entry, record, view);
             let same = wanted.steps.is_empty() || matches!(wanted.outcome, Outcome::Conflict(_));
-            Plan::nothing(if same { wanted.outcome } else { Outcome::Absent })
+            let ours = view.exact.as_ref().is_some_and(|exact| exact.owner() == Some(Owner::Us));
+            Plan::nothing(match (same, ours) {
+                (true, _) => wanted.outcome,
+                (false, true) => Outcome::Older,
+                (false, false) => Outcome::Absent,
+            })
         }
         Wish::InForce(entry) => in_force(root, entry, record, view),
     }

@@ -46,14 +46,17 @@ pub fn wish(entry: &NodeEntry, verdict: Verdict) -> Wish<'_> {
     }
 }
 
-/// What an entry's state is.
+/// Stands for the hash of a version that is not known.
+const UNKNOWN: &str = "unknown";
+
+/// What an entry's state is. `before` is what was said of it last.
 #[must_use]
 pub fn standing(
     entry: &NodeEntry,
     verdict: Verdict,
     error: Option<&str>,
     outcome: &Outcome,
-    before: Option<EntryState>,
+    before: Option<&NodeEntryStatus>,
 ) -> Standing {
     let url = &entry.url;
     let silent = || format!("{url}/v2/ does not answer this node: {}", error.unwrap_or("no answer yet"));
@@ -69,13 +72,26 @@ pub fn standing(
             )),
         ),
         (Outcome::InForce, _) => (EntryState::Configured, None, None),
+        (Outcome::Older, Verdict::Down) => (
+            EntryState::Pending,
+            Some("CacheNotAnswering"),
+            Some(format!("{}; until it does the node's files name the cache as they did before", silent())),
+        ),
+        (Outcome::Older, _) => (
+            EntryState::Pending,
+            Some("Probing"),
+            Some(format!(
+                "{url}/v2/ is being asked; until it answers the node's files name the cache as they did before"
+            )),
+        ),
         (Outcome::Absent, Verdict::Up) => (
             EntryState::Failed,
             Some("FilesKeepChanging"),
             Some("another program changes the same files all the time; stop it".to_owned()),
         ),
         (Outcome::Absent, verdict) => {
-            let was = matches!(before, Some(EntryState::Configured | EntryState::Withdrawn));
+            let was =
+                before.is_some_and(|before| matches!(before.state, EntryState::Configured | EntryState::Withdrawn));
             match (was, verdict) {
                 (true, Verdict::Down) => (
                     EntryState::Withdrawn,
@@ -91,7 +107,14 @@ pub fn standing(
             }
         }
     };
-    let hash = (state == EntryState::Configured).then(|| entry.hash());
+    let hash = match (outcome, state) {
+        // An agent that was started since does not know which version it was, but that it was another.
+        (Outcome::Older, _) => {
+            Some(before.and_then(|before| before.hash.clone()).unwrap_or_else(|| UNKNOWN.to_owned()))
+        }
+        (_, EntryState::Configured) => Some(entry.hash()),
+        _ => None,
+    };
     Standing { state, reason, message, hash }
 }
 
@@ -241,9 +264,32 @@ mod tests {
             (Outcome::Absent, Verdict::Up, None, Failed),
             (conflict(), Verdict::Up, None, InConflict),
         ] {
-            let found = standing(&entry("docker.io"), verdict, Some("refused"), &outcome, before);
+            let before = before.map(|state| said(state, None));
+            let found = standing(&entry("docker.io"), verdict, Some("refused"), &outcome, before.as_ref());
             assert_eq!(found.state, expected, "{outcome:?} {verdict:?} {before:?}");
             assert_eq!(found.hash.is_some(), expected == Configured);
+        }
+    }
+
+    #[test]
+    fn an_older_version_that_is_still_in_force_is_told() {
+        let entry = entry("docker.io");
+        for (before, shown) in [(Some(said(EntryState::Configured, Some("older"))), "older"), (None, "unknown")] {
+            for verdict in [Verdict::Unknown, Verdict::Down] {
+                let found = standing(&entry, verdict, Some("refused"), &Outcome::Older, before.as_ref());
+                assert_eq!((found.state, found.hash.as_deref()), (EntryState::Pending, Some(shown)), "{verdict:?}");
+            }
+        }
+    }
+
+    fn said(state: EntryState, hash: Option<&str>) -> NodeEntryStatus {
+        NodeEntryStatus {
+            registry: "docker.io".to_owned(),
+            state,
+            reason: None,
+            message: None,
+            hash: hash.map(str::to_owned),
+            since: None,
         }
     }
 

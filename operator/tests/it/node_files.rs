@@ -332,6 +332,21 @@ fn what_someone_writes_over_our_file_is_the_new_original() {
 }
 
 #[test]
+fn files_of_an_older_version_are_told_from_none_while_the_new_one_is_probed() {
+    let host = Host::new(&of(&["k3s"]));
+    let mut entry = entries(Foreign::Prepend).remove(0);
+    let as_is =
+        |entry: &NodeEntry| host.disk().fulfil(&host.certs(), &entry.registry, Wish::AsIs(entry)).unwrap().plan.outcome;
+    assert_eq!(as_is(&entry), Outcome::Absent);
+    written(&host);
+    assert_eq!(as_is(&entry), Outcome::InForce);
+    let before = host.hosts("docker.io");
+    entry.url = entry.url.replace("10.96.0.7", "10.96.0.8");
+    assert_eq!(as_is(&entry), Outcome::Older);
+    assert_eq!(host.hosts("docker.io"), before);
+}
+
+#[test]
 fn our_file_comes_back_when_someone_deletes_it() {
     let host = Host::new(&of(&["k3s"]));
     written(&host);
