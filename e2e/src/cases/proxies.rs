@@ -179,7 +179,7 @@ async fn nginx_by_path(world: &World) -> Result<()> {
     server_name {PATHS_HOST};
     ssl_certificate CERTIFICATE;
     ssl_certificate_key KEY;{HEADERS}
-    location /v2/ {{ proxy_pass http://{server}/repository/{repository}/$request_uri; }}
+    location ~ ^/v[12]/ {{ proxy_pass http://{server}/repository/{repository}/$request_uri; }}
     location /repository/ {{{HEADERS}
       # Nothing of the path is hidden here.
       proxy_set_header X-Forwarded-Prefix /;

@@ -130,13 +130,15 @@ impl Drop for Docker {
         // starting its own. There is nobody to tell of a failure.
         let _ = self.process.kill();
         let file = self.home.sockets().join("exec/containerd/containerd.pid");
-        let pid = std::fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok()).and_then(Pid::from_raw);
+        let pid = std::fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok()).and_then(Pid::from_raw);
         let is_containerd = |pid: &Pid| {
             let name = std::fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero()));
             name.is_ok_and(|name| name.trim() == "containerd")
         };
         if let Some(pid) = pid.filter(is_containerd) {
             let _ = kill_process(pid, Signal::KILL);
+            // It is a zombie until somebody reaps it, and looks alive to the next dockerd.
+            let _ = std::fs::remove_file(file);
         }
     }
 }
