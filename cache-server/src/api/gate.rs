@@ -13,7 +13,7 @@ use crate::{
         may, token::wanted_scope,
     },
     metrics::FailedLogin,
-    oci::{ErrorCode, ImageName},
+    oci::{Digest, ErrorCode, ImageName},
     repository::Repository,
     routing::{self, Resolved, Route, TOKEN},
     server::{Current, Server},
@@ -207,18 +207,46 @@ impl Admitted<'_> {
     }
 
     /// What the client may mean by `name` in `from` of a mount, as far as it may pull that: what it calls so on the way by which
-    /// it came, or `<repository>/<image>`. A token must be for it too.
+    /// it came, or `<repository>/<image>`.
     pub(super) fn pulled_from(&self, name: &str) -> impl Iterator<Item = (Repository, ImageName)> {
         let here = meant(self.current, service(self.route), name);
         let elsewhere = meant(self.current, SHARED_SERVICE, name).filter(|_| !self.route.shared);
-        here.into_iter().chain(elsewhere).filter_map(|(repository, image)| {
-            let known = repository.named(&image);
-            let services = [service(self.route)];
-            let asked = Asked { action: Action::Pull, image: Some(&known), written: Some(name), services: &services };
-            let permissions = &self.current.settings.server.auth.permissions;
-            let verdict = judge(permissions, &target(repository), &self.caller, &asked);
-            (verdict == Verdict::Allow).then(|| (repository.clone(), image))
-        })
+        let pulled =
+            here.into_iter().chain(elsewhere).filter(|(repository, image)| self.pulls(repository, image, name));
+        pulled.map(|(repository, image)| (repository.clone(), image))
+    }
+
+    /// Images that the client may pull and that may have a blob which it wants for an image of `hosted`, that one and its
+    /// repository first. What a closed one is called in a token: its name here, or `<repository>/<image>`.
+    pub(super) async fn holders_of(
+        &self,
+        digest: &Digest,
+        hosted: &Repository,
+        wanted: &ImageName,
+    ) -> Vec<(Repository, ImageName)> {
+        let others = self.current.repositories().filter(|other| other.name() != hosted.name());
+        let mut found = Vec::new();
+        for repository in std::iter::once(hosted).chain(others) {
+            let is_target = repository.name() == hosted.name();
+            let known = repository.holders_of(digest, wanted).await.unwrap_or_default();
+            for image in is_target.then(|| wanted.clone()).into_iter().chain(known) {
+                let called =
+                    if is_target { written(self.route, &image) } else { format!("{}/{image}", repository.name()) };
+                if self.pulls(repository, &image, &called) {
+                    found.push((repository.clone(), image));
+                }
+            }
+        }
+        found
+    }
+
+    /// Whether the client may pull an image that it calls so. A token must be for it too.
+    fn pulls(&self, repository: &Repository, image: &ImageName, called: &str) -> bool {
+        let known = repository.named(image);
+        let services = [service(self.route)];
+        let asked = Asked { action: Action::Pull, image: Some(&known), written: Some(called), services: &services };
+        let permissions = &self.current.settings.server.auth.permissions;
+        judge(permissions, &target(repository), &self.caller, &asked) == Verdict::Allow
     }
 }
 

@@ -154,8 +154,8 @@ impl Pushing<'_> {
     /// POST: a blob that is mounted, or sent at once, or will be sent.
     async fn begin(&mut self, image: &ImageName) -> Result<Response<Body>, PushError> {
         let query = UploadQuery::parse(self.request.uri().query())?;
-        if let (Some(digest), Some(from)) = (&query.mount, &query.from)
-            && self.mount(image, digest, from).await?
+        if let Some(digest) = &query.mount
+            && self.mount(image, digest, query.from.as_deref()).await?
         {
             return Ok(self.created(image, digest));
         }
@@ -173,11 +173,20 @@ impl Pushing<'_> {
         Ok(self.created(image, digest))
     }
 
-    /// Whether a blob became one of the image because another image has it that the client may pull.
-    async fn mount(&self, image: &ImageName, digest: &Digest, from: &str) -> Result<bool, PushError> {
+    /// Whether a blob became one of the image because another image has it that the client may pull: the one that it names, or
+    /// one that is known to.
+    async fn mount(&self, image: &ImageName, digest: &Digest, from: Option<&str>) -> Result<bool, PushError> {
         self.hosted.check_writable()?;
+        let sources = match from {
+            Some(name) => self.admitted.pulled_from(name).collect(),
+            None if self.gate.server.store.has(digest).await => {
+                let hosted = Repository::Hosted(Arc::clone(self.hosted));
+                self.admitted.holders_of(digest, &hosted, image).await
+            }
+            None => Vec::new(),
+        };
         let may_pull = |name: &RepositoryName, image: &ImageName| self.admitted.may_pull(name, image);
-        for (repository, source) in self.admitted.pulled_from(from) {
+        for (repository, source) in sources {
             let request = BlobRequest { want: Want::Head, may_go_elsewhere: false };
             let asking = Asking { meant: Meant::Unsaid, may_pull: &may_pull };
             // Whatever is wrong with the source, the client can send the blob.

@@ -19,7 +19,7 @@ pub use hosted::{Hosted, push::PushError};
 pub use manifests::ManifestAnswer;
 pub use mirror::Mirror;
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use bytes::Bytes;
 use crds::names::RepositoryName;
@@ -107,6 +107,16 @@ impl Repository {
             Self::Mirror(mirror) => Some(&mirror.tree),
             Self::Hosted(hosted) => Some(&hosted.tree),
             Self::Group(_) => None,
+        }
+    }
+
+    /// Images of it that may have a blob, found without asking anybody and without looking at all images; for one who wants to
+    /// be called `like`. A mirror hands out its blobs under every name. A group has none of its own.
+    pub async fn holders_of(&self, digest: &Digest, like: &ImageName) -> io::Result<Vec<ImageName>> {
+        match self {
+            Self::Mirror(mirror) => Ok(mirror.tree.link(digest).await?.map(|_| like.clone()).into_iter().collect()),
+            Self::Hosted(hosted) => Ok(hosted.tree.holders(digest).to_vec()),
+            Self::Group(_) => Ok(Vec::new()),
         }
     }
 

@@ -128,6 +128,12 @@ impl Store {
         blocking(move || store.open_unverified(&digest, expected)).await
     }
 
+    /// Whether a blob is stored, in whatever state its file is.
+    pub async fn has(&self, digest: &Digest) -> bool {
+        let path = self.layout.blob(digest);
+        blocking(move || path.exists()).await
+    }
+
     /// The fill or verification that runs for a digest.
     #[must_use]
     pub fn running(&self, digest: &Digest) -> Option<Arc<Growing>> {

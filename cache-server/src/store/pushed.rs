@@ -75,6 +75,7 @@ impl Change<'_> {
         let record = LinkRecord { size: Some(size) };
         self.write(&self.tree.layout.image_blob(self.image, digest), &record)?;
         self.tree.publish(&self.tree.store.trees.image_blobs, self.key(digest), Some(record));
+        self.tree.note_holder(self.image, digest);
         Ok(Some(size))
     }
 
@@ -86,6 +87,7 @@ impl Change<'_> {
     /// Removes a link; says whether there was one.
     pub fn unlink(&self, digest: &Digest) -> io::Result<bool> {
         let removed = files::remove_durably(&self.tree.layout.image_blob(self.image, digest))?;
+        self.tree.forget_holder(self.image, digest);
         self.tree.publish(&self.tree.store.trees.image_blobs, self.key(digest), None);
         Ok(removed)
     }

@@ -325,6 +325,9 @@ impl Inventory {
         }
         for (digest, path) in found {
             let Some((record, used)) = self.record::<LinkRecord>(&path, repository) else { continue };
+            if let (Some(image), Some(tree)) = (image, &self.trees[repository].1) {
+                tree.learn_holder(image, &digest);
+            }
             let size = record.size.or_else(|| Some(store.layout.blob(&digest).metadata().ok()?.len()));
             let item = Item {
                 repository,

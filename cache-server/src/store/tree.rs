@@ -29,6 +29,9 @@ use crate::oci::{Digest, ImageName, Tag};
 /// Records of each sort in memory, at most.
 const RECORDS: usize = 50_000;
 
+/// Of how many images it is remembered at most that they have a blob.
+const HOLDERS: usize = 4;
+
 /// The trees in use, and their records in memory.
 pub(super) struct Trees {
     next: AtomicU64,
@@ -37,6 +40,8 @@ pub(super) struct Trees {
     pub(super) image_blobs: Cache<(u64, ImageName, Digest), Arc<Used<LinkRecord>>>,
     pub(super) manifests: Cache<(u64, ImageName, Digest), Arc<Used<ManifestRecord>>>,
     pub(super) tags: Cache<(u64, ImageName, Tag), Arc<Used<TagRecord>>>,
+    /// Which images were found to have a blob, the last one first. A hint: the files say whether it is so still.
+    holders: Cache<(u64, Digest), Arc<[ImageName]>>,
 }
 
 impl Default for Trees {
@@ -48,6 +53,7 @@ impl Default for Trees {
             image_blobs: Cache::new(RECORDS),
             manifests: Cache::new(RECORDS),
             tags: Cache::new(RECORDS),
+            holders: Cache::new(RECORDS),
         }
     }
 }
@@ -175,6 +181,37 @@ impl Tree {
     pub async fn image_blob(&self, image: &ImageName, digest: &Digest) -> io::Result<Option<Arc<Used<LinkRecord>>>> {
         let key = (self.key, image.clone(), digest.clone());
         self.record(&self.store.trees.image_blobs, key, self.layout.image_blob(image, digest)).await
+    }
+
+    /// Images of a hosted repository that had a blob when that was last seen, the last one first: those to look at, without
+    /// looking at all. Some may not have it any more, and others may. A new process knows none until the first sweep.
+    #[must_use]
+    pub fn holders(&self, digest: &Digest) -> Arc<[ImageName]> {
+        self.store.trees.holders.get(&(self.key, digest.clone())).unwrap_or_default()
+    }
+
+    /// Remembers that an image got a blob.
+    pub(super) fn note_holder(&self, image: &ImageName, digest: &Digest) {
+        let known = self.holders(digest);
+        let others = known.iter().filter(|other| *other != image);
+        let holders = std::iter::once(image).chain(others).take(HOLDERS).cloned().collect();
+        self.store.trees.holders.insert((self.key, digest.clone()), holders);
+    }
+
+    /// Remembers that an image was found to have a blob, if not enough others are known.
+    pub(super) fn learn_holder(&self, image: &ImageName, digest: &Digest) {
+        let known = self.holders(digest);
+        if known.len() < HOLDERS && !known.contains(image) {
+            self.note_holder(image, digest);
+        }
+    }
+
+    pub(super) fn forget_holder(&self, image: &ImageName, digest: &Digest) {
+        let known = self.holders(digest);
+        if known.contains(image) {
+            let others = known.iter().filter(|other| *other != image).cloned().collect();
+            self.store.trees.holders.insert((self.key, digest.clone()), others);
+        }
     }
 
     /// Whether this repository may hand out a blob. Counts as a use.

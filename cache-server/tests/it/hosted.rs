@@ -374,6 +374,76 @@ async fn a_blob_is_of_the_image_it_was_pushed_to_and_is_mounted_by_those_who_may
 }
 
 #[tokio::test]
+async fn a_mount_without_a_source_finds_what_the_client_may_pull() {
+    let registry = Registry::start().await;
+    let base = bytes(2, 200_000);
+    let mirrored = registry.blob("library/base", &base);
+    let mirrors = mirror("hub", "docker.io", &registry.url(), "")
+        + &mirror("shut", "shut.example.com", &registry.url(), "anonymousPull: false");
+    let team = Team::with(&config("", "", &mirrors)).await;
+    let (alice, bob) = (team.alice(), team.user("bob"));
+    let body = bytes(1, 1000);
+    let digest = team.push_blob("/repository/team/v2/secret", &body).await;
+    let mount = |image: &str, digest: &str| format!("{image}/blobs/uploads/?mount={digest}");
+    let public = "/repository/team/v2/public";
+    // Bob may not pull the one image that has it, and gets what he would get for a blob that is nowhere.
+    for digest in [&digest, &support::digest(b"nowhere")] {
+        let begun = bob.ask("POST", &mount(public, digest)).await;
+        assert_eq!(begun.status, 202, "{begun:?}");
+        assert!(begun.header("location").ends_with(begun.header("docker-upload-uuid")), "{begun:?}");
+    }
+    assert_eq!(bob.get(&format!("{public}/blobs/{digest}")).await.status, 404);
+    // Alice may, in the same repository and from another one; what is mounted is there to be mounted.
+    for image in ["/repository/other/v2/mine", APP] {
+        let mounted = alice.ask("POST", &mount(image, &digest)).await;
+        assert_eq!((mounted.status, mounted.header("docker-content-digest")), (201, digest.as_str()), "{mounted:?}");
+        assert_eq!(path(mounted.header("location")), format!("{image}/blobs/{digest}"));
+        alice.get(&format!("{image}/blobs/{digest}")).await.assert_is(200, &body);
+    }
+    assert_eq!(bob.ask("POST", &mount(public, &digest)).await.status, 201, "app has it, which bob may pull");
+    // What an image has already is mounted where it is.
+    assert_eq!(bob.ask("POST", &mount(public, &digest)).await.status, 201);
+
+    // A mirror's blob, if everyone may pull it, or this client.
+    let seen = registry.seen().len();
+    assert_eq!(bob.ask("POST", &mount(public, &mirrored)).await.status, 202);
+    assert_eq!(registry.seen().len(), seen, "nobody outside is asked");
+    alice.get(&format!("/repository/shut/v2/library/base/blobs/{mirrored}")).await.assert_is(200, &base);
+    let of_mirror = mount("/repository/other/v2/mine", &mirrored);
+    let ask = || alice.ask("POST", &of_mirror);
+    support::until_answer("it is stored", ask, |answer| answer.status == 201).await;
+    assert_eq!(bob.ask("POST", &mount(public, &mirrored)).await.status, 202, "only closed repositories have it");
+    bob.get(&format!("/repository/hub/v2/library/base/blobs/{mirrored}")).await.assert_is(200, &base);
+    assert_eq!(bob.ask("POST", &mount(public, &mirrored)).await.status, 201);
+    // Who may pull from here only with a token of the image that has it needs that token.
+    let token = async |scopes: &str| {
+        let answer = alice.get(&format!("/v2/token?service=team{scopes}")).await;
+        let bearer = format!("Bearer {}", answer.json()["token"].as_str().unwrap());
+        team.cache.client().with("authorization", &bearer)
+    };
+    let own = support::digest(&bytes(3, 1000));
+    team.push_blob("/repository/team/v2/secret", &bytes(3, 1000)).await;
+    let target = "&scope=repository:new:pull,push";
+    assert_eq!(token(target).await.ask("POST", &mount("/repository/team/v2/new", &own)).await.status, 202);
+    let both = token(&format!("{target}&scope=repository:secret:pull")).await;
+    assert_eq!(both.ask("POST", &mount("/repository/team/v2/new", &own)).await.status, 201);
+    // Who is gone has it no more.
+    for image in ["secret", "new"] {
+        assert_eq!(alice.ask("DELETE", &format!("/repository/team/v2/{image}/blobs/{own}")).await.status, 202);
+    }
+    assert_eq!(alice.ask("POST", &mount("/repository/team/v2/again", &own)).await.status, 202);
+
+    // A new process learns from the files who has what.
+    let team = team.crash().await;
+    let alice = team.alice();
+    let again = "/repository/team/v2/again";
+    let mount = mount(again, &digest);
+    let ask = || alice.ask("POST", &mount);
+    support::until_answer("the files have been looked through", ask, |answer| answer.status == 201).await;
+    alice.get(&format!("{again}/blobs/{digest}")).await.assert_is(200, &body);
+}
+
+#[tokio::test]
 async fn a_blob_of_a_mirror_is_mounted_and_stays_when_the_mirror_lets_it_go() {
     let registry = Registry::start().await;
     let body = bytes(1, 200_000);
