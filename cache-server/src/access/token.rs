@@ -1,5 +1,5 @@
 //! Our own tokens (distribution-spec, "token authentication"): signed, for one service, for minutes. Pure.
-//! May import `caller` and `judge`'s words.
+//! May import `caller`, `judge`'s words and `oci`.
 
 use std::fmt;
 
@@ -7,6 +7,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
 use super::{caller::User, judge::Action};
+use crate::oci::ImageName;
 
 /// For how long a token is valid, in seconds. A push takes longer; engines then get another one.
 pub const LIFE: u64 = 300;
@@ -79,15 +80,27 @@ impl Scope {
     }
 }
 
-/// The scope that a challenge asks for. Engines read while they write.
+/// The scopes that a challenge asks for: one for the image, since engines read while they write, and one to pull that `from` which
+/// a blob is to be mounted. What is no image's name is not repeated.
 #[must_use]
-pub fn wanted_scope(name: &str, action: Action) -> String {
+pub fn wanted_scopes(name: &str, action: Action, from: Option<&str>) -> String {
     let actions = match action {
         Action::Pull => "pull",
         Action::Push => "pull,push",
         Action::Delete => "pull,delete",
     };
-    format!("repository:{name}:{actions}")
+    let from = from.filter(|from| *from != name && is_image(from));
+    let read = from.map_or_else(String::new, |from| format!(" repository:{from}:pull"));
+    format!("repository:{name}:{actions}{read}")
+}
+
+/// Whether a client may call an image so: it may write a registry in front.
+fn is_image(name: &str) -> bool {
+    let is_registry = |text: &str| {
+        text.len() <= 255 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:".contains(&byte))
+    };
+    let is_name = |text: &str| text.parse::<ImageName>().is_ok();
+    is_name(name) || name.split_once('/').is_some_and(|(registry, image)| is_registry(registry) && is_name(image))
 }
 
 /// Why a text is no token of ours.

@@ -10,7 +10,7 @@ use super::{error::ApiError, origin::Origin, report::Report};
 use crate::{
     access::{
         Action, Asked, Auth, Caller, Kind, Presented, Refused, SHARED_SERVICE, Target, User, Verdict, acting, judge,
-        may, token::wanted_scope,
+        may, token::wanted_scopes,
     },
     metrics::FailedLogin,
     oci::{Digest, ErrorCode, ImageName},
@@ -28,6 +28,15 @@ pub(super) struct Gate<'a> {
     /// Where the client reached us.
     pub(super) origin: &'a Origin,
     presented: Presented,
+}
+
+/// What a request wants to do with a repository.
+pub(super) struct Wish<'r> {
+    pub(super) action: Action,
+    /// With this image; without one, with any.
+    pub(super) image: Option<&'r ImageName>,
+    /// The image that it reads on the side: whence a blob is to be mounted, as the client calls it.
+    pub(super) from: Option<&'r str>,
 }
 
 /// A request that was let in.
@@ -59,10 +68,10 @@ impl<'a> Gate<'a> {
         &self,
         route: &'a Route,
         repository: &Repository,
-        action: Action,
-        image: Option<&ImageName>,
+        wish: &Wish<'_>,
         report: &mut Report,
     ) -> Result<Admitted<'a>, ApiError> {
+        let Wish { action, image, from } = *wish;
         let target = target(repository);
         let permissions = &self.auth().permissions;
         let known = image.map(|image| repository.named(image));
@@ -74,7 +83,7 @@ impl<'a> Gate<'a> {
         let written = image.map(|image| written(route, image));
         let services = [service(route)];
         let asked = Asked { action, image: known.as_ref(), written: written.as_deref(), services: &services };
-        let scope = || written.as_deref().map(|name| wanted_scope(name, action));
+        let scope = || written.as_deref().map(|name| wanted_scopes(name, action, from));
         let caller = match self.caller().await {
             Ok(caller) => caller,
             Err(_) if open => Caller::Anonymous,

@@ -39,7 +39,7 @@ use crate::{
 use body::Body;
 use client::Client;
 use error::{ApiError, PullError, ToApi};
-use gate::Gate;
+use gate::{Gate, Wish};
 use origin::Origin;
 use pushes::Pushing;
 use report::Report;
@@ -165,7 +165,11 @@ impl Api {
                 None
             }
             Endpoint::Unknown => return Err(ApiError::unknown_path(request.uri().path())),
-            _ => Some(gate.admit(route, repository, action, endpoint.image(), report).await?),
+            _ => {
+                let from = request::mounted_from(request, &endpoint);
+                let wish = Wish { action, image: endpoint.image(), from: from.as_deref() };
+                Some(gate.admit(route, repository, &wish, report).await?)
+            }
         };
         let client = Client::of(request, route);
         if let (Some(admitted), true) = (&admitted, action != Action::Pull) {

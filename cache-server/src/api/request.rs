@@ -12,7 +12,7 @@ use super::{
 use crate::{
     access::Action,
     connector::Connection,
-    oci::{Endpoint, ErrorCode},
+    oci::{Endpoint, ErrorCode, UploadQuery},
     repository::{Meant, Want},
     routing::{self, Resolved, Route, Routing},
 };
@@ -64,6 +64,17 @@ pub(super) fn action(method: &Method, endpoint: &Endpoint) -> Action {
         (&Method::GET | &Method::HEAD, _) => Action::Pull,
         (&Method::DELETE, _) => Action::Delete,
         _ => Action::Push,
+    }
+}
+
+/// Whence a request wants a blob mounted, as the client calls that image.
+pub(super) fn mounted_from(request: &Request<()>, endpoint: &Endpoint) -> Option<String> {
+    match (request.method(), endpoint) {
+        (&Method::POST, Endpoint::Uploads { .. }) => {
+            let query = UploadQuery::parse(request.uri().query()).ok()?;
+            query.mount.and(query.from)
+        }
+        _ => None,
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
     body::Body,
     client::Client,
     error::{ApiError, PullError, ToApi},
-    gate::Gate,
+    gate::{Gate, Wish},
     report::Report,
     repository as repository_of,
 };
@@ -41,7 +41,8 @@ pub(super) async fn answer(
         }
         "search" => {
             report.kind("search", "");
-            let admitted = gate.admit(route, repository, Action::Pull, None, report).await?;
+            let wish = Wish { action: Action::Pull, image: None, from: None };
+            let admitted = gate.admit(route, repository, &wish, report).await?;
             let may_pull = |name: &_, image: &_| admitted.may_pull(name, image);
             let asking = Asking { meant: Meant::Unsaid, may_pull: &may_pull };
             let query = Query::parse(query)

@@ -24,9 +24,10 @@ use super::{
     report::Report,
 };
 use crate::{
-    access::{Caller, Granted, Presented, Refused, SHARED_SERVICE, Scope, Token, User, may, token::LIFE},
+    access::{Action, Caller, Granted, Presented, Refused, SHARED_SERVICE, Scope, Token, User, may, token::LIFE},
     credentials::Secret,
-    oci::ErrorCode,
+    oci::{ErrorCode, ImageName},
+    repository::Repository,
 };
 
 /// The largest form. A service account's token takes 2 KiB.
@@ -106,10 +107,17 @@ pub(super) async fn answer(
 
 /// What of a scope the caller may use.
 fn granted(gate: &Gate<'_>, service: &str, user: Option<&User>, scope: Scope) -> Option<Granted> {
-    let (repository, image) = meant(gate.current, service, &scope.name)?;
-    let (target, known) = (target(repository), repository.named(&image));
-    let allowed = |action| may(&gate.auth().permissions, &target, user, action, Some(&known));
-    let actions: Vec<_> = scope.actions.into_iter().filter(|action| allowed(*action)).collect();
+    // A mount may name an image of another repository, with that one's name in front.
+    let [here, elsewhere] = [service, SHARED_SERVICE].map(|service| meant(gate.current, service, &scope.name));
+    let allowed = |found: &Option<(&Repository, ImageName)>, action| {
+        found.as_ref().is_some_and(|(repository, image)| {
+            let known = repository.named(image);
+            may(&gate.auth().permissions, &target(repository), user, action, Some(&known))
+        })
+    };
+    let is_granted =
+        |action: &Action| allowed(&here, *action) || (*action == Action::Pull && allowed(&elsewhere, Action::Pull));
+    let actions: Vec<_> = scope.actions.into_iter().filter(is_granted).collect();
     (!actions.is_empty()).then_some(Granted { name: scope.name, actions })
 }
 

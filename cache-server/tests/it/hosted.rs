@@ -444,6 +444,66 @@ async fn a_mount_without_a_source_finds_what_the_client_may_pull() {
 }
 
 #[tokio::test]
+async fn a_challenge_for_a_mount_names_both_images() {
+    let team = Team::start("").await;
+    let body = bytes(1, 1000);
+    let digest = team.push_blob("/repository/team/v2/base", &body).await;
+    team.push_blob("/repository/other/v2/base", &body).await;
+    let ask = |way: &str, from: &str| {
+        let (client, path) = (team.cache.client(), format!("{way}/new/blobs/uploads/?mount={digest}&from={from}"));
+        async move { client.ask("POST", &path).await }
+    };
+    let (by_path, shared) = ("/repository/team/v2", "/v2/team");
+    for (way, from, scope) in [
+        (by_path, "base", "repository:new:pull,push repository:base:pull"),
+        (by_path, "other%2Fbase", "repository:new:pull,push repository:other/base:pull"),
+        (shared, "other/base", "repository:team/new:pull,push repository:other/base:pull"),
+        (shared, "r.example.com:5000/a", "repository:team/new:pull,push repository:r.example.com:5000/a:pull"),
+        // Whether it is there is not told.
+        (by_path, "nowhere", "repository:new:pull,push repository:nowhere:pull"),
+        // What is no name is not repeated.
+        (by_path, "new", "repository:new:pull,push"),
+        (by_path, "", "repository:new:pull,push"),
+        (by_path, "a%22,error=%22x", "repository:new:pull,push"),
+        (by_path, "a%20repository:b:push", "repository:new:pull,push"),
+        (by_path, "a:pull,push", "repository:new:pull,push"),
+        (by_path, &"a".repeat(600), "repository:new:pull,push"),
+    ] {
+        let refused = ask(way, from).await;
+        let service = if way == shared { "entrepot.dev" } else { "team" };
+        let realm = format!("http://{}/v2/token", team.cache.address);
+        let challenge = format!("Bearer realm=\"{realm}\",service=\"{service}\",scope=\"{scope}\"");
+        assert_eq!((refused.status, refused.header("www-authenticate")), (401, challenge.as_str()), "{from}");
+    }
+    // Only a mount reads another image.
+    let refused = team.cache.client().ask("POST", &format!("{by_path}/new/blobs/uploads/?from=base")).await;
+    assert!(refused.header("www-authenticate").ends_with("scope=\"repository:new:pull,push\""), "{refused:?}");
+
+    // A client that fetches a token for what the challenge names mounts; one for the target alone sends the blob.
+    let token = async |service: &str, scopes: &[&str]| {
+        let scopes: Vec<String> = scopes.iter().map(|scope| format!("&scope={}", scope.replace(' ', "%20"))).collect();
+        let answer = team.alice().get(&format!("/v2/token?service={service}{}", scopes.concat())).await;
+        let bearer = format!("Bearer {}", answer.json()["token"].as_str().unwrap());
+        team.cache.client().with("authorization", &bearer)
+    };
+    for (way, service, target, from, number) in [
+        (by_path, "team", "new", "base", 1),
+        (by_path, "team", "new", "other/base", 2),
+        (shared, "entrepot.dev", "team/new", "other/base", 3),
+    ] {
+        let path = |which: &str| format!("{way}/new{number}{which}/blobs/uploads/?mount={digest}&from={from}");
+        let (own, source) =
+            (|which: &str| format!("repository:{target}{number}{which}:pull,push"), format!("repository:{from}:pull"));
+        let alone = token(service, &[&own("")]).await.ask("POST", &path("")).await;
+        assert_eq!(alone.status, 202, "{way} {from}: {alone:?}");
+        let one = token(service, &[&format!("{} {source}", own(""))]).await.ask("POST", &path("")).await;
+        assert_eq!(one.status, 201, "{way} {from}: {one:?}");
+        let repeated = token(service, &[&own("b"), &source]).await.ask("POST", &path("b")).await;
+        assert_eq!(repeated.status, 201, "{way} {from}: {repeated:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_blob_of_a_mirror_is_mounted_and_stays_when_the_mirror_lets_it_go() {
     let registry = Registry::start().await;
     let body = bytes(1, 200_000);
