@@ -131,6 +131,8 @@ impl ToApi for PullError {
         match &self.error {
             Error::Offline(_) => unavailable(message),
             Error::Unusable(_) => unavailable(message).retry_after(None),
+            // The gate says how.
+            Error::LogIn(_) => ApiError::new(ErrorCode::Unauthorized, StatusCode::UNAUTHORIZED, message),
             Error::NotFound { .. } | Error::Denied { .. } => ApiError::new(self.absent, StatusCode::NOT_FOUND, message),
             Error::BrokeOff { wait, .. } => unavailable(message).retry_after(Some(*wait)),
             Error::WrongContent { .. } => ApiError::new(ErrorCode::Unknown, StatusCode::BAD_GATEWAY, message),

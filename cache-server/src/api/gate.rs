@@ -14,7 +14,7 @@ use crate::{
     },
     metrics::FailedLogin,
     oci::{Digest, ErrorCode, ImageName},
-    repository::Repository,
+    repository::{MayPull, Repository},
     routing::{self, Resolved, Route, TOKEN},
     server::{Current, Server},
 };
@@ -46,6 +46,8 @@ pub(super) struct Admitted<'a> {
     caller: Caller,
     /// As whom it may be taken for the image that it asks for.
     user: Option<User>,
+    /// That image, as the client writes it.
+    written: Option<String>,
 }
 
 impl<'a> Gate<'a> {
@@ -76,9 +78,9 @@ impl<'a> Gate<'a> {
         let permissions = &self.auth().permissions;
         let known = image.map(|image| repository.named(image));
         let open = may(permissions, &target, None, action, known.as_ref());
-        let admitted = |caller, user| Admitted { current: self.current, route, caller, user };
         if open && !matches!(repository, Repository::Group(_)) {
-            return Ok(admitted(Caller::Anonymous, None));
+            let (caller, user, written) = (Caller::Anonymous, None, None);
+            return Ok(Admitted { current: self.current, route, caller, user, written });
         }
         let written = image.map(|image| written(route, image));
         let services = [service(route)];
@@ -94,7 +96,7 @@ impl<'a> Gate<'a> {
             report.user(user.name());
         }
         match judge(permissions, &target, &caller, &asked) {
-            Verdict::Allow => Ok(admitted(caller, user)),
+            Verdict::Allow => Ok(Admitted { current: self.current, route, caller, user, written }),
             Verdict::LogIn => {
                 let hint = if self.auth().has_logins() {
                     ""
@@ -199,20 +201,38 @@ impl<'a> Gate<'a> {
         }
     }
 
+    /// An error that says to log in, with how one does to pull what was asked for.
+    pub(super) fn with_login(&self, admitted: &Admitted<'_>, error: ApiError) -> ApiError {
+        let scope = admitted.written.as_deref().map(|name| wanted_scopes(name, Action::Pull, None));
+        let why = matches!(admitted.caller, Caller::Token(_)).then_some("insufficient_scope");
+        error.with_challenge(self.challenge_text(service(admitted.route), scope.as_deref(), why))
+    }
+
     fn challenge(&self, message: String, service: &str, scope: Option<&str>, error: Option<&str>) -> ApiError {
+        let challenge = self.challenge_text(service, scope, error);
+        ApiError::new(ErrorCode::Unauthorized, StatusCode::UNAUTHORIZED, message).with_challenge(challenge)
+    }
+
+    fn challenge_text(&self, service: &str, scope: Option<&str>, error: Option<&str>) -> String {
         let more = [("scope", scope), ("error", error)]
             .map(|(name, value)| value.map_or_else(String::new, |value| format!(",{name}=\"{value}\"")));
-        let challenge = format!("Bearer realm=\"{}\",service=\"{service}\"{}", self.origin.realm(), more.concat());
-        ApiError::new(ErrorCode::Unauthorized, StatusCode::UNAUTHORIZED, message).with_challenge(challenge)
+        format!("Bearer realm=\"{}\",service=\"{service}\"{}", self.origin.realm(), more.concat())
     }
 }
 
 impl Admitted<'_> {
     /// Whether the one who asks may pull an image from a repository of that name. Groups ask it for their members.
-    pub(super) fn may_pull(&self, name: &RepositoryName, image: &ImageName) -> bool {
-        let Some(repository) = self.current.repository(name) else { return false };
-        let permissions = &self.current.settings.server.auth.permissions;
-        may(permissions, &target(repository), self.user.as_ref(), Action::Pull, Some(&repository.named(image)))
+    pub(super) fn may_pull(&self, name: &RepositoryName, image: &ImageName) -> MayPull {
+        let Some(repository) = self.current.repository(name) else { return MayPull::No };
+        let auth = &self.current.settings.server.auth;
+        let (target, user) = (target(repository), self.user.as_ref());
+        if may(&auth.permissions, &target, user, Action::Pull, Some(&repository.named(image))) {
+            MayPull::Yes
+        } else if user.is_none() && auth.has_logins() {
+            MayPull::AfterLogin
+        } else {
+            MayPull::No
+        }
     }
 
     /// What the client may mean by `name` in `from` of a mount, as far as it may pull that: what it calls so on the way by which

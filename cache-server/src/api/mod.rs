@@ -32,7 +32,7 @@ use crate::{
     canary::REPOSITORY,
     connector::{Connection, Serving, listener::Answer},
     oci::{Endpoint, ErrorCode},
-    repository::{Asking, Repository},
+    repository::{Asking, Error, MayPull, Repository},
     routing::{Resolved, Route, TOKEN},
     server::{Current, Server},
 };
@@ -187,7 +187,8 @@ impl Api {
             route,
             want,
         };
-        let may_pull = |name: &_, image: &_| admitted.as_ref().is_some_and(|admitted| admitted.may_pull(name, image));
+        let may_pull =
+            |name: &_, image: &_| admitted.as_ref().map_or(MayPull::No, |admitted| admitted.may_pull(name, image));
         let asking = Asking { meant: request::meant(route), may_pull: &may_pull };
         let answered = match &endpoint {
             Endpoint::Base => {
@@ -215,7 +216,12 @@ impl Api {
             }
             Endpoint::Uploads { .. } | Endpoint::Unknown => return Err(ApiError::unknown_path(request.uri().path())),
         };
-        answered.map_err(|error| error.to_api(client))
+        answered.map_err(|failed| match &admitted {
+            Some(admitted) if matches!(failed.error, Error::LogIn(_)) => {
+                gate.with_login(admitted, failed.to_api(client))
+            }
+            _ => failed.to_api(client),
+        })
     }
 }
 

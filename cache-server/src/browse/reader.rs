@@ -106,6 +106,10 @@ impl<'a> Reader<'a> {
         found.filter(|found| (self.may_see)(found, None)).ok_or_else(|| Error::NoRepository(name.to_owned()))
     }
 
+    fn sees(&self, name: &RepositoryName, image: Option<&ImageName>) -> bool {
+        self.current.repository(name).is_some_and(|repository| (self.may_see)(repository, image))
+    }
+
     /// All repositories, mirrors first.
     #[must_use]
     pub fn repositories(&self) -> Vec<RepositoryView> {
@@ -149,7 +153,7 @@ impl<'a> Reader<'a> {
     pub async fn images(&self, repository: &Repository, page: &Page<ImageName>) -> Result<Listed<Image>, Error> {
         let mut found: Vec<(ImageName, String)> = Vec::new();
         let mut end: Option<ImageName> = None;
-        for holder in repository.holders() {
+        for holder in repository.holders(&|name| self.sees(name, None)) {
             let Some(tree) = holder.tree().filter(|_| (self.may_see)(&holder, None)) else { continue };
             let images = self.store.images(tree, page.last.clone(), page.limit).await?;
             let seen = images
@@ -357,7 +361,7 @@ impl<'a> Reader<'a> {
     /// Where an image may lie, in the order in which a group asks. An error if it lies nowhere.
     async fn shelves(&self, repository: &Repository, image: &ImageName) -> Result<Vec<Shelf>, Error> {
         let mut shelves = Vec::new();
-        for holder in repository.holders() {
+        for holder in repository.holders(&|name| self.sees(name, Some(image))) {
             let named = holder.named(image);
             let seen = [repository, &holder].iter().all(|it| (self.may_see)(it, Some(&named)));
             let Some(tree) = holder.tree().filter(|_| seen) else { continue };

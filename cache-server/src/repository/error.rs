@@ -19,6 +19,9 @@ pub enum Error {
         "the repository {0} cannot be served because of a mistake; see the server's log or the object's conditions"
     )]
     Unusable(String),
+    /// No member of the group has it that everyone may pull from; the others are not asked before a login.
+    #[error("{0} has no such thing for everyone; log in to have the members asked too that are for some only")]
+    LogIn(String),
     /// The upstream does not have it.
     #[error("{what} is not known to {registry}")]
     NotFound {

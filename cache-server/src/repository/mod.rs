@@ -48,7 +48,18 @@ pub struct Asking<'a> {
     /// The registry that the request says it means.
     pub meant: Meant<'a>,
     /// Whether the one who asks may pull an image from a repository of that name.
-    pub may_pull: &'a (dyn Fn(&RepositoryName, &ImageName) -> bool + Send + Sync),
+    pub may_pull: &'a (dyn Fn(&RepositoryName, &ImageName) -> MayPull + Send + Sync),
+}
+
+/// Whether someone may pull.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MayPull {
+    /// They may not.
+    No,
+    /// Nobody in particular may not; who they are is not known.
+    AfterLogin,
+    /// They may.
+    Yes,
 }
 
 /// Which registry's image a request means.
@@ -91,12 +102,13 @@ impl Repository {
         }
     }
 
-    /// The repositories that hold its content, in the order in which they are asked: itself, or a group's members.
+    /// The repositories that hold its content, in the order in which they are asked: itself, or a group's members, as far as no
+    /// group between hides them from one who may see this.
     #[must_use]
-    pub fn holders(&self) -> Vec<Self> {
+    pub fn holders(&self, may_see: &dyn Fn(&RepositoryName) -> bool) -> Vec<Self> {
         match self {
             Self::Mirror(_) | Self::Hosted(_) => vec![self.clone()],
-            Self::Group(group) => group.leaves().cloned().map(Self::from).collect(),
+            Self::Group(group) => group.leaves_for(may_see).cloned().map(Self::from).collect(),
         }
     }
 

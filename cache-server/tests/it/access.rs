@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::support::{
-    Answer, Cache, Client, OCI_MANIFEST, Play, Registry, Setup, bytes, manifest_of, mirror, until_answer,
+    Answer, Cache, Client, OCI_MANIFEST, Play, Registry, Setup, bytes, digest, manifest_of, mirror, until_answer,
 };
 use aws_lc_rs::{
     rand::SystemRandom,
@@ -480,12 +480,20 @@ async fn who_asks_v2_learns_whether_to_log_in() {
 async fn without_logins_nobody_is_asked_for_one() {
     let registry = Registry::start().await;
     registry.manifest("team/app", "v1", OCI_MANIFEST, &manifest_of(&[b"config"]));
-    let setup = Setup::mirroring(&registry);
+    let setup = Setup::new(
+        &[
+            mirror("hub", "docker.io", &registry.url(), ""),
+            mirror("shut", "shut.example.com", &registry.url(), "anonymousPull: false"),
+            object("RepositoryGroup", "all", "members: [hub, shut]"),
+        ]
+        .concat(),
+    );
     let cache = setup.start().await;
     for client in [cache.client(), cache.client().with("authorization", &basic("a", "b"))] {
-        for path in ["/v2/", "/repository/hub/v2/", "/v2/team/app/manifests/v1"] {
+        for path in ["/v2/", "/repository/hub/v2/", "/v2/hub/team/app/manifests/v1"] {
             assert_eq!(client.get(path).await.status, 200, "{path}");
         }
+        assert_eq!(client.get("/v2/all/team/nowhere/manifests/v1").await.status, 404, "no login would help");
     }
     let said = claims(&token_of(&cache.client().get("/v2/token?service=hub&scope=repository:team/app:pull").await));
     assert_eq!((&said["sub"], &said["access"][0]["actions"]), (&json!(""), &json!(["pull"])));
@@ -517,18 +525,144 @@ async fn a_group_shows_a_closed_member_to_those_alone_who_may_pull_from_it() {
     for (who, client, status) in [
         ("alice", world.user("alice"), 200),
         ("alice's token", world.token(Some("alice"), "both", &[scope]).await, 200),
-        ("alice's token of the member", world.token(Some("alice"), "closed", &[scope]).await, 503),
+        // The open member cannot tell, and who logs in may have it from the other one.
+        ("alice's token of the member", world.token(Some("alice"), "closed", &[scope]).await, 401),
         (
             "alice's token of another image",
             world.token(Some("alice"), "both", &["repository:team/web:pull"]).await,
-            503,
+            401,
         ),
-        ("nobody", world.anonymous(), 503),
+        ("nobody", world.anonymous(), 401),
         ("bob", world.user("bob"), 503),
-        ("a wrong password", world.anonymous().with("authorization", &basic("alice", "wrong")), 503),
-        ("a foreign token", world.anonymous().with("authorization", "Bearer x"), 503),
+        ("a wrong password", world.anonymous().with("authorization", &basic("alice", "wrong")), 401),
+        ("a foreign token", world.anonymous().with("authorization", "Bearer x"), 401),
     ] {
         assert_eq!(client.get(&path).await.status, status, "{who}");
+    }
+}
+
+/// A server with groups: `mix` of the open mirror and `team`, which has `team/own` with a blob; and groups with groups in them.
+async fn groups() -> World {
+    let mut world = world().await;
+    let permissions = "
+    - {users: [alice], repositories: [closed, team, veiled], images: ['team/**'], actions: [Pull, Push]}
+    - {users: [bob], repositories: [veil], actions: [Pull]}
+    - {users: [root], repositories: ['*'], actions: [Pull, Push, Delete]}";
+    let groups = [
+        object("HostedRepository", "broken", ""),
+        object("RepositoryGroup", "mix", "members: [open, team]"),
+        object("RepositoryGroup", "early", "members: [team, broken]"),
+        object("RepositoryGroup", "late", "members: [broken, team]"),
+        object("RepositoryGroup", "veil", "members: [open], anonymousPull: false"),
+        object("RepositoryGroup", "veiled", "members: [closed], anonymousPull: false"),
+        object("RepositoryGroup", "over", "members: [veil]"),
+        object("RepositoryGroup", "over-closed", "members: [veiled]"),
+        object("RepositoryGroup", "far", "members: [over]"),
+        object("RepositoryGroup", "beside", "members: [veil, open]"),
+    ];
+    let config = server("", permissions) + &repositories(&world.registry) + &groups.concat();
+    world.setup.configure(&config);
+    world.cache.kill().await;
+    world.cache = world.setup.start().await;
+    let root = world.user("root");
+    let blob = "/repository/team/v2/team/own/blobs/uploads/?digest=";
+    for content in [&b"config"[..], b"layer"] {
+        let pushed = root.send_body("POST", &format!("{blob}{}", digest(content)), content).await;
+        assert_eq!(pushed.status, 201, "{pushed:?}");
+    }
+    let client = root.with("content-type", OCI_MANIFEST);
+    let manifest = manifest_of(&[b"config", b"layer"]);
+    let pushed = client.send_body("PUT", "/repository/team/v2/team/own/manifests/v1", &manifest).await;
+    assert_eq!(pushed.status, 201, "{pushed:?}");
+    world
+}
+
+#[tokio::test]
+async fn an_open_group_asks_for_a_login_where_only_a_closed_member_could_have_it() {
+    let world = groups().await;
+    let layer = digest(b"layer");
+    let nobody = world.anonymous();
+    // What the open member has is for everyone, and for that no login is asked.
+    assert_eq!(nobody.get("/repository/mix/v2/").await.status, 200);
+    for (method, path) in world.reads() {
+        assert_eq!(nobody.ask(method, &format!("/repository/mix/v2/team/app/{path}")).await.status, 200, "{path}");
+    }
+    // Of all else nobody learns more than that a login may help, whether it is there or not.
+    let realm = format!("Bearer realm=\"http://{}/v2/token\"", world.cache.address);
+    for what in ["manifests/v1", "tags/list", &format!("blobs/{layer}")] {
+        let mut bodies = Vec::new();
+        for image in ["team/own", "team/nowhere"] {
+            let scope = format!("scope=\"repository:{image}:pull\"");
+            let refused = nobody.get(&format!("/repository/mix/v2/{image}/{what}")).await;
+            assert_eq!((refused.status, refused.code().as_str()), (401, "UNAUTHORIZED"), "{refused:?}");
+            assert_eq!(refused.header("www-authenticate"), format!("{realm},service=\"mix\",{scope}"));
+            let shared = nobody.get(&format!("/v2/mix/{image}/{what}")).await;
+            let scope = format!("scope=\"repository:mix/{image}:pull\"");
+            assert_eq!(shared.header("www-authenticate"), format!("{realm},service=\"entrepot.dev\",{scope}"));
+            assert_eq!(nobody.head(&format!("/repository/mix/v2/{image}/{what}")).await.status, 401);
+            bodies.push(refused.text());
+        }
+        assert_eq!(bodies[0], bodies[1], "{what}");
+    }
+    let scope = "repository:team/own:pull";
+    let foreign = "repository:team/web:pull";
+    let paths = ["own", "nowhere"].map(|image| format!("/repository/mix/v2/team/{image}/manifests/v1"));
+    for (who, client, own, nowhere) in [
+        ("alice", world.user("alice"), 200, 404),
+        ("alice's token", world.token(Some("alice"), "mix", &[scope, "repository:team/nowhere:pull"]).await, 200, 404),
+        ("alice's token of another image", world.token(Some("alice"), "mix", &[foreign]).await, 401, 401),
+        ("alice's token of another service", world.token(Some("alice"), "team", &[scope]).await, 401, 401),
+        ("nobody's token", world.token(None, "mix", &[scope]).await, 401, 401),
+        ("a wrong password", world.anonymous().with("authorization", &basic("alice", "wrong")), 401, 401),
+        ("a foreign token", world.anonymous().with("authorization", "Bearer x"), 401, 401),
+        // For whom the member is not there, it is as if it were not.
+        ("bob", world.user("bob"), 404, 404),
+        ("bob's token", world.token(Some("bob"), "mix", &[scope, "repository:team/nowhere:pull"]).await, 404, 404),
+    ] {
+        let found = (client.get(&paths[0]).await.status, client.get(&paths[1]).await.status);
+        assert_eq!(found, (own, nowhere), "{who}");
+    }
+    // That there are no referrers is what the open member says.
+    let referrers = format!("/repository/mix/v2/team/own/referrers/{}", digest(&manifest_of(&[b"config", b"layer"])));
+    assert_eq!(nobody.get(&referrers).await.status, 200);
+    // An upstream that is down does not keep those who would log in from what the other member has.
+    world.registry.play_all(Play::Status(500, Vec::new()));
+    assert_eq!(nobody.get(&paths[0]).await.status, 401);
+    assert_eq!(world.user("alice").get(&paths[0]).await.status, 200);
+    // A hosted member that cannot tell stops everyone behind it.
+    let tags = world.setup.data().join("repositories/broken/team/own/_tags");
+    std::fs::create_dir_all(tags.join("v1")).unwrap();
+    for (group, nobodys, alices) in [("late", 500, 500), ("early", 401, 200)] {
+        let path = format!("/repository/{group}/v2/team/own/manifests/v1");
+        assert_eq!((nobody.get(&path).await.status, world.user("alice").get(&path).await.status), (nobodys, alices));
+    }
+}
+
+#[tokio::test]
+async fn a_closed_group_in_an_open_one_needs_its_own_permission_and_those_of_its_members() {
+    let world = groups().await;
+    let clients = [world.anonymous(), world.user("alice"), world.user("bob"), world.user("root")];
+    for (group, expected) in [
+        // The member is open, and the group between is closed.
+        ("over", [401, 404, 200, 200]),
+        ("far", [401, 404, 200, 200]),
+        // Another way leads to the same member.
+        ("beside", [200, 200, 200, 200]),
+        // Both are closed: alice may pull from both, bob from neither.
+        ("over-closed", [401, 200, 404, 200]),
+    ] {
+        let mut found = Vec::new();
+        for client in &clients {
+            let answer = client.get(&format!("/repository/{group}/v2/team/app/manifests/v1")).await;
+            found.push(answer.status);
+        }
+        assert_eq!(found, expected, "{group}");
+    }
+    // What may not be pulled is not shown.
+    assert_eq!(world.anonymous().get("/repository/open/v2/team/app/manifests/v1").await.status, 200);
+    for (client, path, images) in [(&clients[0], "over", 0), (&clients[2], "over", 1), (&clients[0], "beside", 1)] {
+        let listed = client.get(&format!("/api/v1/repositories/{path}/images")).await;
+        assert_eq!(listed.json()["images"].as_array().unwrap().len(), images, "{listed:?}");
     }
 }
 

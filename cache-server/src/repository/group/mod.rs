@@ -13,7 +13,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use quick_cache::sync::Cache;
 
 use super::{
-    Asking, BlobAnswer, BlobContent, BlobRequest, Hosted, ManifestAnswer, Mirror, Outcome, Want, error::Error,
+    Asking, BlobAnswer, BlobContent, BlobRequest, Hosted, ManifestAnswer, MayPull, Mirror, Outcome, Want, error::Error,
 };
 use crate::{
     globs::Glob,
@@ -21,7 +21,7 @@ use crate::{
     search::Found,
     settings::{GroupSettings, HostedSettings, MirrorSettings, RegistryName, Settings},
 };
-use walk::{Kind, Member, Then, Wanted};
+use walk::{Kind, Member, Then, Walk, Wanted, Ways};
 
 /// Of how many images it is remembered which member had their manifest.
 const ANSWERED: usize = 10_000;
@@ -49,6 +49,8 @@ pub struct Group {
     places: Vec<Place>,
     /// The same without what only the asking needs.
     members: Vec<Member>,
+    /// How they are reached.
+    ways: Ways,
     /// Which member had a manifest of an image: it has the blobs too.
     answered: Cache<ImageName, usize>,
 }
@@ -83,8 +85,9 @@ impl Group {
             all.has_lost(name).then_some(Place { member, leaf: None })
         };
         let places: Vec<Place> = all.membership(&settings).members.iter().filter_map(place).collect();
-        let members = places.iter().map(|place| place.member.clone()).collect();
-        Arc::new(Self { settings, places, members, answered: Cache::new(ANSWERED) })
+        let members: Vec<Member> = places.iter().map(|place| place.member.clone()).collect();
+        let ways = Ways::new(&settings, &all.groups, &members);
+        Arc::new(Self { settings, places, members, ways, answered: Cache::new(ANSWERED) })
     }
 
     /// Its settings.
@@ -96,6 +99,14 @@ impl Group {
     /// The members that hold content, in the order in which they are asked, without those that cannot be served.
     pub fn leaves(&self) -> impl Iterator<Item = &Leaf> {
         self.places.iter().filter_map(|place| place.leaf.as_ref())
+    }
+
+    /// The same without those that are hidden by groups between from one who may see this.
+    pub fn leaves_for(&self, may_see: &dyn Fn(&RepositoryName) -> bool) -> impl Iterator<Item = &Leaf> {
+        let of_group = |name: &RepositoryName| if may_see(name) { MayPull::Yes } else { MayPull::No };
+        let judged = self.ways.judge(of_group, |_| MayPull::Yes);
+        let seen = self.places.iter().zip(judged).filter(|(_, may)| *may == MayPull::Yes);
+        seen.filter_map(|(place, _)| place.leaf.as_ref())
     }
 
     /// The hosted member that takes what is pushed to the group, if there is one.
@@ -124,9 +135,9 @@ impl Group {
         self.check_online()?;
         // Only a tag depends on the order.
         let first = reference.digest().and_then(|_| self.answered.get(image));
-        let order = self.order(image, first, asking);
+        let walk = self.walk(image, first, asking);
         let ask = |leaf| Leaf::manifest(leaf, image, reference, want).boxed();
-        match self.first(&order, ask).await? {
+        match self.first(&walk, ask).await? {
             Some((place, answer)) => {
                 if self.answered.get(image) != Some(place) {
                     self.answered.insert(image.clone(), place);
@@ -146,8 +157,8 @@ impl Group {
         asking: &Asking<'_>,
     ) -> Result<BlobAnswer, Error> {
         self.check_online()?;
-        let order = self.order(image, self.answered.get(image), asking);
-        let found = self.first(&order, |leaf| leaf.blob(image, digest, request).boxed()).await?;
+        let walk = self.walk(image, self.answered.get(image), asking);
+        let found = self.first(&walk, |leaf| leaf.blob(image, digest, request).boxed()).await?;
         found.map(|(_, answer)| answer).ok_or_else(|| self.not_found(image, digest.as_str()))
     }
 
@@ -172,8 +183,10 @@ impl Group {
     /// The tags that the members have together, sorted. If some mirrors cannot be asked, those of the others.
     pub async fn tags(&self, image: &ImageName, asking: &Asking<'_>) -> Result<(Arc<Vec<Tag>>, Outcome), Error> {
         self.check_online()?;
-        let merged = self.all(&self.order(image, None, asking), |leaf| leaf.tags(image).boxed()).await?;
+        let walk = self.walk(image, None, asking);
+        let merged = self.all(&walk, |leaf| leaf.tags(image).boxed()).await?;
         if merged.answers.is_empty() {
+            self.check_hidden(&walk)?;
             return Err(merged.error.unwrap_or_else(|| self.not_found(image, "tags")));
         }
         let outcome = outcome(merged.answers.iter().map(|(_, outcome)| *outcome), merged.error.is_some());
@@ -195,8 +208,8 @@ impl Group {
         asking: &Asking<'_>,
     ) -> Result<(Bytes, Outcome), Error> {
         self.check_online()?;
-        let order = self.order(image, self.answered.get(image), asking);
-        let answered = self.all(&order, |leaf| leaf.referrers(image, digest).boxed()).await?;
+        let walk = self.walk(image, self.answered.get(image), asking);
+        let answered = self.all(&walk, |leaf| leaf.referrers(image, digest).boxed()).await?;
         let mut merged: BTreeMap<Digest, Descriptor> = BTreeMap::new();
         for (index, _) in &answered.answers {
             let Ok(index) = Manifest::parse(index) else { continue };
@@ -204,10 +217,9 @@ impl Group {
                 merged.entry(descriptor.digest.clone()).or_insert_with(|| descriptor.clone());
             }
         }
-        match answered.error {
-            Some(error) if merged.is_empty() => return Err(error),
-            None if answered.answers.is_empty() => return Err(self.not_found(image, digest.as_str())),
-            _ => {}
+        if merged.is_empty() && (answered.error.is_some() || answered.answers.is_empty()) {
+            self.check_hidden(&walk)?;
+            return Err(answered.error.unwrap_or_else(|| self.not_found(image, digest.as_str())));
         }
         let outcome = outcome(answered.answers.iter().map(|(_, outcome)| *outcome), answered.error.is_some());
         Ok((manifest::index_of(merged.into_values().collect()).into(), outcome))
@@ -236,27 +248,37 @@ impl Group {
             return Err(error);
         }
         Ok(Found::merged(found, |place, hit| {
-            hit.name.parse().is_ok_and(|image| self.order(&image, None, asking).contains(&place))
+            hit.name.parse().is_ok_and(|image| self.walk(&image, None, asking).asked.contains(&place))
         }))
     }
 
-    fn order(&self, image: &ImageName, first: Option<usize>, asking: &Asking<'_>) -> Vec<usize> {
-        // Who may read what cannot be served is not known; it stops everybody.
-        let is_lost =
-            |name: &RepositoryName| self.places.iter().any(|place| place.leaf.is_none() && place.member.name == *name);
-        let may_pull = |name: &RepositoryName| is_lost(name) || (asking.may_pull)(name, image);
+    fn walk(&self, image: &ImageName, first: Option<usize>, asking: &Asking<'_>) -> Walk {
+        let of = |name: &RepositoryName| (asking.may_pull)(name, image);
+        let of_member = |place: usize| match &self.places[place] {
+            // Who may read what cannot be served is not known; it stops everybody.
+            Place { leaf: None, .. } => MayPull::Yes,
+            Place { member, .. } => of(&member.name),
+        };
+        let may_pull = self.ways.judge(of, of_member);
         walk::order(&self.members, &Wanted { image, meant: asking.meant, may_pull: &may_pull, first })
     }
 
+    /// Refuses one who is not known, where there are members that may say something else to somebody who is. Whether they would is
+    /// not told: they are not asked.
+    fn check_hidden(&self, walk: &Walk) -> Result<(), Error> {
+        if walk.hidden.is_empty() { Ok(()) } else { Err(Error::LogIn(self.settings.name.to_string())) }
+    }
+
     /// The first answer, and the place that gave it. Nothing if all of them have nothing; an error if one of them could not tell
-    /// and no other has it.
+    /// and no other has it. The members that are hidden go before such an error: one that cannot be asked must not keep those who
+    /// would log in from what another one has.
     async fn first<'a, T: Send + 'a>(
         &'a self,
-        order: &[usize],
+        walk: &Walk,
         ask: impl Fn(&'a Leaf) -> BoxFuture<'a, Result<T, Error>>,
     ) -> Result<Option<(usize, T)>, Error> {
         let mut remembered = None;
-        for &place in order {
+        for &place in &walk.asked {
             let error = match self.ask(place, &ask).await {
                 Ok(answer) => return Ok(Some((place, answer))),
                 Err(error) => error,
@@ -264,9 +286,12 @@ impl Group {
             match Then::of(&self.members[place].kind, &error) {
                 Then::Next => {}
                 Then::Remember => drop(remembered.get_or_insert(error)),
+                Then::Stop if walk.hidden.iter().any(|hidden| *hidden < place) => break,
+                // It would stop everybody before those that are hidden.
                 Then::Stop => return Err(error),
             }
         }
+        self.check_hidden(walk)?;
         remembered.map_or(Ok(None), Err)
     }
 
@@ -274,11 +299,11 @@ impl Group {
     /// mirrors at once.
     async fn all<'a, T: Send + 'a>(
         &'a self,
-        order: &[usize],
+        walk: &Walk,
         ask: impl Fn(&'a Leaf) -> BoxFuture<'a, Result<T, Error>>,
     ) -> Result<Merged<T>, Error> {
         let is_hosted = |place: &usize| matches!(self.members[*place].kind, Kind::Hosted { .. });
-        let (hosted, mirrors): (Vec<usize>, Vec<usize>) = order.iter().copied().partition(is_hosted);
+        let (hosted, mirrors): (Vec<usize>, Vec<usize>) = walk.asked.iter().copied().partition(is_hosted);
         let mut answers = Vec::new();
         for place in hosted {
             match self.ask(place, &ask).await {

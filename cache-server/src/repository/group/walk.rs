@@ -6,8 +6,8 @@ use crds::names::RepositoryName;
 use crate::{
     globs::Glob,
     oci::ImageName,
-    repository::{Meant, error::Error},
-    settings::RegistryName,
+    repository::{MayPull, Meant, error::Error},
+    settings::{GroupSettings, RegistryName},
 };
 
 /// What of a member decides whether it is asked.
@@ -42,33 +42,118 @@ pub(super) struct Wanted<'a> {
     pub(super) image: &'a ImageName,
     /// The registry that the client means.
     pub(super) meant: Meant<'a>,
-    /// Whether the one who asks may pull it from a member.
-    pub(super) may_pull: &'a dyn Fn(&RepositoryName) -> bool,
+    /// Whether the one who asks may pull it from each member.
+    pub(super) may_pull: &'a [MayPull],
     /// The member that is asked first, if it is asked at all: a digest means the same everywhere, so the order is free.
     pub(super) first: Option<usize>,
 }
 
-/// The members to ask, in order, as places in `members`.
+/// Members, as places in the group's list.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Walk {
+    /// Those to ask, in order.
+    pub(super) asked: Vec<usize>,
+    /// Those that would be asked too if nobody in particular were somebody who may pull from them.
+    pub(super) hidden: Vec<usize>,
+}
+
+/// The members to ask.
 ///
 /// An image whose name a hosted member reserves is asked of no other member; so is one that only an upstream would
 /// call so. That holds whether the member has the image or not, and whether the one who asks may see it or not.
-pub(super) fn order(members: &[Member], wanted: &Wanted<'_>) -> Vec<usize> {
+pub(super) fn order(members: &[Member], wanted: &Wanted<'_>) -> Walk {
     let library = format!("library/{}", wanted.image);
     let reserved = members.iter().any(|member| member.reserves(wanted.image.as_str()));
     let reserved_there = !wanted.image.as_str().contains('/') && members.iter().any(|member| member.reserves(&library));
-    let is_asked = |member: &Member| {
+    let is_meant = |member: &Member| {
         let free = match member.kind {
             Kind::Mirror { library } => !(reserved || library && reserved_there),
             Kind::Hosted { .. } => !reserved || member.reserves(wanted.image.as_str()),
         };
-        free && member.answers_for(&wanted.meant) && (wanted.may_pull)(&member.name)
+        free && member.answers_for(&wanted.meant)
     };
-    let mut asked: Vec<usize> =
-        members.iter().enumerate().filter(|(_, member)| is_asked(member)).map(|(place, _)| place).collect();
+    let those = |whom: MayPull| -> Vec<usize> {
+        let places = members.iter().zip(wanted.may_pull).enumerate();
+        places.filter(|(_, (member, may))| **may == whom && is_meant(member)).map(|(place, _)| place).collect()
+    };
+    let mut asked = those(MayPull::Yes);
     if let Some(at) = asked.iter().position(|place| Some(*place) == wanted.first) {
         asked[..=at].rotate_right(1);
     }
-    asked
+    Walk { asked, hidden: those(MayPull::AfterLogin) }
+}
+
+/// The ways to the members: which groups they stand in, and which groups those stand in, up to the one that is asked.
+pub(super) struct Ways {
+    /// The first is the one that is asked.
+    groups: Vec<Inner>,
+    /// How many members there are.
+    members: usize,
+}
+
+/// A group on the way.
+struct Inner {
+    name: RepositoryName,
+    /// Groups that stand in it, as places among the groups.
+    groups: Vec<usize>,
+    /// Other members that do, as places among the members.
+    members: Vec<usize>,
+}
+
+impl Ways {
+    /// The ways from a group to those members.
+    pub(super) fn new(root: &GroupSettings, all: &[GroupSettings], members: &[Member]) -> Self {
+        let mut groups = vec![root];
+        let mut at = 0;
+        while let Some(group) = groups.get(at).copied() {
+            for nested in group.members.iter().filter_map(|name| all.iter().find(|group| group.name == *name)) {
+                if !groups.iter().any(|known| known.name == nested.name) {
+                    groups.push(nested);
+                }
+            }
+            at += 1;
+        }
+        let place_of_group = |name: &RepositoryName| groups.iter().position(|group| group.name == *name);
+        let place_of_member = |name: &RepositoryName| members.iter().position(|member| member.name == *name);
+        let inner = |group: &&GroupSettings| Inner {
+            name: group.name.clone(),
+            groups: group.members.iter().filter_map(place_of_group).collect(),
+            members: group.members.iter().filter_map(place_of_member).collect(),
+        };
+        Self { groups: groups.iter().map(inner).collect(), members: members.len() }
+    }
+
+    /// Whether one who may pull from the group may pull from each member: who may pull from it, and from each group on one way to
+    /// it. Whether they may pull from the group itself is not asked.
+    pub(super) fn judge(
+        &self,
+        of_group: impl Fn(&RepositoryName) -> MayPull,
+        of_member: impl Fn(usize) -> MayPull,
+    ) -> Vec<MayPull> {
+        let mut reached = vec![MayPull::No; self.groups.len()];
+        let mut pending = Vec::from_iter(reached.first_mut().map(|root| {
+            *root = MayPull::Yes;
+            0
+        }));
+        while let Some(group) = pending.pop() {
+            for &nested in &self.groups[group].groups {
+                let by_this_way = reached[group].min(of_group(&self.groups[nested].name));
+                // Rings end, as it only ever gets better.
+                if by_this_way > reached[nested] {
+                    reached[nested] = by_this_way;
+                    pending.push(nested);
+                }
+            }
+        }
+        let mut judged = vec![MayPull::No; self.members];
+        for (group, reached) in self.groups.iter().zip(reached) {
+            for &member in &group.members {
+                judged[member] = judged[member].max(reached);
+            }
+        }
+        let places = judged.into_iter().enumerate();
+        places.map(|(place, way)| if way == MayPull::No { way } else { way.min(of_member(place)) }).collect()
+    }
 }
 
 impl Member {
@@ -141,9 +226,67 @@ mod tests {
             Some(Ok(registry)) => Meant::Registry(registry),
             Some(Err(_)) => Meant::Unheard,
         };
-        let may_pull = |name: &RepositoryName| !hidden.contains(&name.as_str());
-        let wanted = Wanted { image: &image.parse().unwrap(), meant, may_pull: &may_pull, first };
-        order(&members, &wanted).into_iter().map(|place| members[place].name.as_str()).collect::<Vec<_>>().join(" ")
+        let names =
+            |places: &[usize]| places.iter().map(|place| members[*place].name.as_str()).collect::<Vec<_>>().join(" ");
+        let walk = |closed: MayPull| {
+            let may = |member: &Member| if hidden.contains(&member.name.as_str()) { closed } else { MayPull::Yes };
+            let may_pull: Vec<MayPull> = members.iter().map(may).collect();
+            order(&members, &Wanted { image: &image.parse().unwrap(), meant, may_pull: &may_pull, first })
+        };
+        // Who is denied and who is not known see the same; of those alone it is known that a login may show more.
+        let (denied, unknown) = (walk(MayPull::No), walk(MayPull::AfterLogin));
+        assert_eq!(denied, Walk { asked: unknown.asked, hidden: Vec::new() });
+        let all = walk(MayPull::Yes).asked;
+        assert_eq!(all.len(), denied.asked.len() + unknown.hidden.len());
+        assert!(unknown.hidden.iter().all(|place| all.contains(place) && !denied.asked.contains(place)));
+        names(&denied.asked)
+    }
+
+    /// A group by its name and members.
+    fn group(text: &str) -> GroupSettings {
+        let (name, members) = text.split_once(": ").unwrap();
+        GroupSettings {
+            name: name.parse().unwrap(),
+            online: true,
+            anonymous_pull: true,
+            members: members.split(' ').map(|member| member.parse().unwrap()).collect(),
+            v1_search: false,
+            push_to: None,
+            connectors: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_member_is_as_closed_as_the_best_way_to_it() {
+        use MayPull::{AfterLogin, No, Yes};
+        let members = members();
+        // hub, own, shop, quay, me
+        for (groups, closed, expected) in [
+            (&["a: hub own shop quay me"][..], &[][..], [Yes; 5]),
+            (&["a: hub own"], &[("own", AfterLogin)], [Yes, AfterLogin, No, No, No]),
+            // A group between counts, and so does the member behind it.
+            (&["a: b quay", "b: hub own"], &[("b", AfterLogin)], [AfterLogin, AfterLogin, No, Yes, No]),
+            (&["a: b quay", "b: hub own"], &[("b", No)], [No, No, No, Yes, No]),
+            (&["a: b", "b: hub own"], &[("own", No)], [Yes, No, No, No, No]),
+            (&["a: b", "b: hub own"], &[("b", AfterLogin), ("own", No)], [AfterLogin, No, No, No, No]),
+            (&["a: b", "b: c", "c: me"], &[("b", AfterLogin), ("c", No)], [No; 5]),
+            (&["a: b", "b: c", "c: me"], &[("c", AfterLogin)], [No, No, No, No, AfterLogin]),
+            // Of several ways the best, in whatever order they come.
+            (&["a: b hub", "b: hub"], &[("b", No)], [Yes, No, No, No, No]),
+            (&["a: b c", "b: d", "c: d", "d: hub"], &[("b", No), ("c", AfterLogin)], [AfterLogin, No, No, No, No]),
+            (&["a: b c", "b: d", "c: d", "d: hub"], &[("c", No)], [Yes, No, No, No, No]),
+            // Rings, and members that are not there.
+            (&["a: b gone", "b: a hub c", "c: b me"], &[("c", AfterLogin)], [Yes, No, No, No, AfterLogin]),
+            // The group itself is not asked about.
+            (&["a: hub"], &[("a", No)], [Yes, No, No, No, No]),
+        ] {
+            let groups: Vec<_> = groups.iter().map(|text| group(text)).collect();
+            let ways = Ways::new(&groups[0], &groups, &members);
+            let of = |name: &RepositoryName| {
+                closed.iter().find(|(closed, _)| *closed == name.as_str()).map_or(Yes, |(_, may)| *may)
+            };
+            assert_eq!(ways.judge(of, |place| of(&members[place].name)), expected, "{closed:?}");
+        }
     }
 
     #[test]
