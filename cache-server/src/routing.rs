@@ -88,27 +88,20 @@ pub enum Unrouted {
     #[error("a path must begin with /v2/ or /repository/<name>/v2/")]
     NoRegistryPath,
     /// A registry that no repository stands for.
-    #[error("no repository here stands for the registry {registry:?}; the ways in are: {}", .ways.join("; "))]
+    #[error("no repository here stands for the registry {registry:?}")]
     UnknownRegistry {
         /// As the request names it.
         registry: String,
-        /// One text a repository.
-        ways: Vec<String>,
     },
     /// A repository that does not exist.
-    #[error("there is no repository {name:?} here; the ways in are: {}", .ways.join("; "))]
+    #[error("there is no repository {name:?} here")]
     UnknownRepository {
         /// As the request names it.
         name: String,
-        /// One text a repository.
-        ways: Vec<String>,
     },
     /// Nothing in the request names a repository, and there is no default.
-    #[error("the request does not say which repository it is for, and there is no default; the ways in are: {}", .ways.join("; "))]
-    NoDefault {
-        /// One text a repository.
-        ways: Vec<String>,
-    },
+    #[error("the request does not say which repository it is for, and there is no default")]
+    NoDefault,
 }
 
 impl Unrouted {
@@ -118,14 +111,12 @@ impl Unrouted {
         ErrorCode::NameUnknown
     }
 
-    /// The ways in, one text a repository; empty where they would not help.
+    /// Whether to know the ways in would help.
     #[must_use]
-    pub fn ways(&self) -> &[String] {
+    pub const fn is_lost(&self) -> bool {
         match self {
-            Self::NoRegistryPath => &[],
-            Self::UnknownRegistry { ways, .. } | Self::UnknownRepository { ways, .. } | Self::NoDefault { ways } => {
-                ways
-            }
+            Self::NoRegistryPath => false,
+            Self::UnknownRegistry { .. } | Self::UnknownRepository { .. } | Self::NoDefault => true,
         }
     }
 }
@@ -193,7 +184,7 @@ impl Routing {
             if name == canary::REPOSITORY {
                 return Ok(Resolved::Canary { rest: rest.to_owned(), by_path: true });
             }
-            let (repository, _) = self.repositories.get_key_value(name).ok_or_else(|| self.unknown_repository(name))?;
+            let (repository, _) = self.repositories.get_key_value(name).ok_or_else(|| unknown_repository(name))?;
             let found = Found { repository, rest, registry: ns, whole_path: true, shared: false };
             return Ok(Resolved::To(Self::route(request.path, &found)));
         }
@@ -224,7 +215,7 @@ impl Routing {
                 return Ok(Resolved::To(Self::route(request.path, &found)));
             }
         }
-        let repository = self.default.as_ref().ok_or_else(|| Unrouted::NoDefault { ways: self.ways() })?;
+        let repository = self.default.as_ref().ok_or(Unrouted::NoDefault)?;
         let found = Found { repository, rest, registry: None, whole_path: true, shared: true };
         Ok(Resolved::To(Self::route(request.path, &found)))
     }
@@ -236,13 +227,13 @@ impl Routing {
         let (repository, rest) = match first {
             "v1" => {
                 let repository = connector.or(self.default.as_ref());
-                (repository.ok_or_else(|| Unrouted::NoDefault { ways: self.ways() }), rest)
+                (repository.ok_or(Unrouted::NoDefault), rest)
             }
             "repository" if connector.is_none() => {
                 let (name, rest) = first_segment_of(rest)?;
                 let (version, rest) = first_segment_of(rest)?;
                 let known = self.repositories.get_key_value(name).map(|(repository, _)| repository);
-                (known.ok_or_else(|| self.unknown_repository(name)), (version == "v1").then_some(rest)?)
+                (known.ok_or_else(|| unknown_repository(name)), (version == "v1").then_some(rest)?)
             }
             _ => return None,
         };
@@ -259,11 +250,7 @@ impl Routing {
 
     fn of_registry(&self, text: &str) -> Result<&RepositoryName, Unrouted> {
         let known = text.parse::<RegistryName>().ok().and_then(|registry| self.registries.get(&registry));
-        known.ok_or_else(|| Unrouted::UnknownRegistry { registry: text.to_owned(), ways: self.ways() })
-    }
-
-    fn unknown_repository(&self, name: &str) -> Unrouted {
-        Unrouted::UnknownRepository { name: name.to_owned(), ways: self.ways() }
+        known.ok_or_else(|| Unrouted::UnknownRegistry { registry: text.to_owned() })
     }
 
     fn route(path: &str, found: &Found<'_>) -> Route {
@@ -283,13 +270,20 @@ impl Routing {
         }
     }
 
-    fn ways(&self) -> Vec<String> {
-        let mut ways: Vec<String> = self.repositories.values().take(MAX_LISTED).cloned().collect();
-        if self.repositories.len() > MAX_LISTED {
-            ways.push(format!("and {} more repositories", self.repositories.len() - MAX_LISTED));
+    /// The ways in to those repositories that one may see, one text each.
+    pub fn ways(&self, may_see: impl Fn(&RepositoryName) -> bool) -> Vec<String> {
+        let mut seen = self.repositories.iter().filter(|(name, _)| may_see(name)).map(|(_, way)| way.clone());
+        let mut ways: Vec<String> = seen.by_ref().take(MAX_LISTED).collect();
+        match seen.count() {
+            0 => {}
+            more => ways.push(format!("and {more} more repositories")),
         }
         ways
     }
+}
+
+fn unknown_repository(name: &str) -> Unrouted {
+    Unrouted::UnknownRepository { name: name.to_owned() }
 }
 
 /// The ways in to one repository, as text.
@@ -394,9 +388,9 @@ mod tests {
             ),
             Ok(Resolved::Search(route)) => format!("search {} {}", route.repository, route.rest),
             Err(Unrouted::NoRegistryPath) => "no path".to_owned(),
-            Err(Unrouted::UnknownRegistry { registry, .. }) => format!("no registry {registry}"),
-            Err(Unrouted::UnknownRepository { name, .. }) => format!("no repository {name}"),
-            Err(Unrouted::NoDefault { .. }) => "no default".to_owned(),
+            Err(Unrouted::UnknownRegistry { registry }) => format!("no registry {registry}"),
+            Err(Unrouted::UnknownRepository { name }) => format!("no repository {name}"),
+            Err(Unrouted::NoDefault) => "no default".to_owned(),
         }
     }
 
@@ -533,17 +527,26 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_lists_the_ways_in() {
-        let refused = routing("", &[HUB, GHCR]).resolve(&path("/v2/a/b")).unwrap_err();
+    fn the_ways_in_are_those_that_one_may_see() {
+        let table = routing("", &[HUB, GHCR]);
+        let refused = table.resolve(&path("/v2/a/b")).unwrap_err();
+        assert!(refused.is_lost() && !table.resolve(&path("/")).unwrap_err().is_lost());
         assert_eq!(
-            refused.ways(),
+            table.ways(|_| true),
             [
                 "ghcr by /repository/ghcr/v2/<image>, /v2/ghcr/<image>, /v2/ghcr.io/<image>, ns=ghcr.io",
                 "hub by /repository/hub/v2/<image>, /v2/hub/<image>, /v2/docker.io/<image>, ns=docker.io, port 5001, host hub.example.com",
             ]
         );
-        assert!(refused.to_string().contains("port 5001"), "{refused}");
+        let ways = table.ways(|name| name.as_str() == "hub");
+        assert!(ways.len() == 1 && ways[0].starts_with("hub by"), "{ways:?}");
+        assert_eq!(table.ways(|_| false), Vec::<String>::new());
         assert_eq!(refused.code().status(), 404);
+        let many: Vec<String> =
+            (10..40).map(|number| format!("m{number} upstream: {{url: 'https://r{number}.example.com'}}")).collect();
+        let table = routing("", &many.iter().map(String::as_str).collect::<Vec<_>>());
+        let ways = table.ways(|name| name.as_str() != "m10");
+        assert_eq!((ways.len(), ways[20].as_str()), (21, "and 9 more repositories"));
     }
 
     proptest! {

@@ -18,6 +18,7 @@ use crate::{
     causes::with_causes,
     oci::{EndpointError, ErrorCode, ImageName, Reference},
     repository::Repository,
+    server::Current,
 };
 
 /// How browsers are asked for a login; programs send it by themselves.
@@ -51,6 +52,20 @@ impl<'a> Onlooker<'a> {
             report.user(user.name());
         }
         Ok(Self { permissions: &gate.auth().permissions, user })
+    }
+
+    /// Who asks, where it is no use to refuse: credentials that are wrong are nobody's.
+    pub(super) async fn or_nobody(gate: &Gate<'a>) -> Self {
+        let user = match gate.caller().await {
+            Ok(Caller::User(user)) => Some(user),
+            _ => None,
+        };
+        Self { permissions: &gate.auth().permissions, user }
+    }
+
+    /// Nobody in particular.
+    pub(super) fn nobody(current: &'a Current) -> Self {
+        Self { permissions: &current.settings.server.auth.permissions, user: None }
     }
 
     pub(super) fn user(&self) -> Option<&str> {

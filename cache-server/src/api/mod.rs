@@ -33,10 +33,11 @@ use crate::{
     connector::{Connection, Serving, listener::Answer},
     oci::{Endpoint, ErrorCode},
     repository::{Asking, Error, MayPull, Repository},
-    routing::{Resolved, Route, TOKEN},
+    routing::{Resolved, Route, TOKEN, Unrouted},
     server::{Current, Server},
 };
 use body::Body;
+use browse::Onlooker;
 use client::Client;
 use error::{ApiError, PullError, ToApi};
 use gate::{Gate, Wish};
@@ -112,7 +113,10 @@ impl Api {
         body: Incoming,
         report: &mut Report,
     ) -> Result<Response<Body>, ApiError> {
-        let asked = request::ask(&gate.current.routing, self.port, request)?;
+        let asked = match request::ask(&gate.current.routing, self.port, request) {
+            Ok(asked) => asked,
+            Err(nowhere) => return Err(unrouted(gate, &nowhere).await),
+        };
         let (answered, name) = match &asked.resolved {
             Resolved::ServerBase => return gate.server_base(report).await.map(|()| base()),
             Resolved::ServerToken => return token::answer(gate, SHARED_SERVICE, request, body, report).await,
@@ -223,6 +227,21 @@ impl Api {
             _ => failed.to_api(client),
         })
     }
+}
+
+/// Why a request goes nowhere, with the ways in to what the caller may see.
+async fn unrouted(gate: &Gate<'_>, nowhere: &Unrouted) -> ApiError {
+    let mut message = nowhere.to_string();
+    if nowhere.is_lost() {
+        let onlooker = Onlooker::or_nobody(gate).await;
+        let may_see = |name: &_| gate.current.repository(name).is_some_and(|it| onlooker.may_see(it, None));
+        let ways = gate.current.routing.ways(may_see);
+        message += &match ways.as_slice() {
+            [] => "; there are none here that everyone may see".to_owned(),
+            ways => format!("; the ways in are: {}", ways.join("; ")),
+        };
+    }
+    ApiError::new(nowhere.code(), StatusCode::NOT_FOUND, message)
 }
 
 /// The repository of a name that routing gave; both come from the same settings.

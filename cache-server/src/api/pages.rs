@@ -27,7 +27,7 @@ use crate::{
         view::{Image, Manifest, Repository, Tag, Usage},
     },
     oci::{Algorithm, Digest, EndpointError, ErrorCode, ImageName, Reference},
-    server::Server,
+    server::{Current, Server},
 };
 
 /// The one style of all pages, inside each of them.
@@ -39,14 +39,17 @@ const MANIFESTS: usize = 20;
 /// Images and tags on one page.
 const LISTED: usize = 100;
 
-/// Whether a page for browsers is asked for.
+/// Whether a page is asked for that shows what the caller may see.
 pub(super) fn is_shown<T>(request: &Request<T>) -> bool {
     let path = request.uri().path();
-    path == "/browse" || path.starts_with("/browse/") || (path == "/" && wants_html(request))
+    path == "/" || path == "/browse" || path.starts_with("/browse/")
 }
 
-/// Answers with a page for browsers.
+/// Answers with a page for browsers; at `/`, for programs with text.
 pub(super) async fn show(gate: &Gate<'_>, request: &Request<()>, report: &mut Report) -> Response<Body> {
+    if request.uri().path() == "/" && !wants_html(request) {
+        return greeted(gate, request, report).await.unwrap_or_else(|error| error.response(report));
+    }
     let root = gate.origin.prefix();
     shown(gate, request, report).await.unwrap_or_else(|error| refused(root, error, report))
 }
@@ -70,12 +73,28 @@ pub fn router(server: Arc<Server>) -> Router {
         .with_state(server)
 }
 
+/// Nobody logs in at the port of `--metrics`.
 async fn welcome(State(server): State<Arc<Server>>) -> String {
     let current = server.current();
-    let ways = current
-        .settings
-        .repositories()
-        .map(|repository| format!("  {0}: {1} at /repository/{0}/v2/\n", repository.name, repository.kind));
+    greeting(&current, &Onlooker::nobody(&current))
+}
+
+async fn greeted(gate: &Gate<'_>, request: &Request<()>, report: &mut Report) -> Result<Response<Body>, ApiError> {
+    check_method(request.method(), request.uri().path())?;
+    let onlooker = Onlooker::of(gate, report).await?;
+    let mut response = Response::new(Body::bytes(greeting(gate.current, &onlooker).into()));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::VARY, HeaderValue::from_static("accept"));
+    guard(headers);
+    Ok(response)
+}
+
+/// What is here, as far as one may see it.
+fn greeting(current: &Current, onlooker: &Onlooker<'_>) -> String {
+    let may_see = |name| current.repository(name).is_some_and(|repository| onlooker.may_see(repository, None));
+    let seen = current.settings.repositories().filter(|repository| may_see(repository.name));
+    let ways = seen.map(|repository| format!("  {0}: {1} at /repository/{0}/v2/\n", repository.name, repository.kind));
     format!("Entrepôt, a pull-through registry. Repositories:\n{}", ways.collect::<String>())
 }
 

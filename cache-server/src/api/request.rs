@@ -14,7 +14,7 @@ use crate::{
     connector::Connection,
     oci::{Endpoint, ErrorCode, UploadQuery},
     repository::{Meant, Want},
-    routing::{self, Resolved, Route, Routing},
+    routing::{self, Resolved, Route, Routing, Unrouted},
 };
 
 /// A request that was routed.
@@ -45,15 +45,13 @@ pub(super) fn is_registry_path(path: &str) -> bool {
 }
 
 /// Routes a request.
-pub(super) fn ask(routing: &Routing, port: Option<u16>, request: &Request<()>) -> Result<Asked, ApiError> {
+pub(super) fn ask(routing: &Routing, port: Option<u16>, request: &Request<()>) -> Result<Asked, Unrouted> {
     let uri = request.uri();
     let host = uri.host().or_else(|| request.headers().get(header::HOST)?.to_str().ok());
     let namespace = client::namespace(uri.query());
     let path = uri.path();
     let asked = routing::Request { connector: port, host, path, ns: namespace.as_deref() };
-    let resolved = routing
-        .resolve(&asked)
-        .map_err(|unrouted| ApiError::new(unrouted.code(), StatusCode::NOT_FOUND, unrouted.to_string()))?;
+    let resolved = routing.resolve(&asked)?;
     Ok(Asked { resolved, namespace })
 }
 

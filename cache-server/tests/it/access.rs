@@ -667,6 +667,40 @@ async fn a_closed_group_in_an_open_one_needs_its_own_permission_and_those_of_its
 }
 
 #[tokio::test]
+async fn nobody_is_told_of_repositories_that_they_may_not_see() {
+    let world = world().await;
+    let wrong = world.anonymous().with("authorization", &basic("root", "wrong"));
+    let all = ["both", "closed", "open", "shut", "team"];
+    for (who, client, seen) in [
+        ("nobody", world.anonymous(), &["both", "open"][..]),
+        ("alice", world.user("alice"), &["both", "closed", "open", "team"]),
+        ("root", world.user("root"), &all),
+        ("a token", world.token(Some("root"), "entrepot.dev", &[]).await, &["both", "open"]),
+        ("a wrong password", wrong.clone(), &["both", "open"]),
+        ("the port of metrics", world.cache.operator(), &["both", "open"]),
+    ] {
+        let told = |text: &str, mark: &str| -> Vec<&str> {
+            all.into_iter().filter(|name| text.contains(&format!("{name}{mark}"))).collect()
+        };
+        if who != "a wrong password" {
+            let front = client.get("/").await;
+            assert_eq!((front.status, front.header("content-type")), (200, "text/plain; charset=utf-8"), "{who}");
+            assert_eq!(told(&front.text(), ": "), seen, "{who}: {front:?}");
+        }
+        if who == "the port of metrics" {
+            continue;
+        }
+        for path in ["/v2/nowhere/x/manifests/1", "/repository/nope/v2/", "/v2/x/tags/list?ns=quay.io", "/v1/search"] {
+            let refused = client.get(path).await;
+            assert_eq!((refused.status, refused.code().as_str()), (404, "NAME_UNKNOWN"), "{who} {path}: {refused:?}");
+            assert_eq!(told(&refused.text(), " by /repository/"), seen, "{who} {path}: {refused:?}");
+        }
+    }
+    assert_eq!(wrong.get("/").await.status, 401, "nobody takes a shorter list for all there is");
+    assert_eq!(world.anonymous().ask("POST", "/").await.status, 405);
+}
+
+#[tokio::test]
 async fn addresses_are_what_the_client_used() {
     let world = world().await;
     let forwarded = world
