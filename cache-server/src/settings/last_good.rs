@@ -1,13 +1,20 @@
 //! What stays in force of an earlier configuration when objects of the next one have mistakes. Pure.
-//! May import `objects` and the settings themselves.
+//! May import `objects`, the settings themselves and `access`.
+
+use std::sync::Arc;
 
 use super::{
     ConnectorSettings, MainPort, ObjectName, RepositoryFacts, Settings,
     objects::{GROUP, HOSTED, MIRROR, SERVER},
 };
+use crate::access::Auth;
+
+/// The kinds of objects.
+const KINDS: [&str; 4] = [MIRROR, HOSTED, GROUP, SERVER];
 
 /// `fresh` with the last good version of each object that has a mistake in it. `named` are the objects of the configuration,
-/// the wrong ones too; where something in it could not be read at all, any object may be there still.
+/// the wrong ones too; where something in it could not be read at all, any object may be there still, and one of an unknown kind
+/// may be any of its name.
 ///
 /// A last good version takes nothing from an object that is good now: where the two claim the same, it goes.
 pub(super) fn complete(mut fresh: Settings, named: &[ObjectName], previous: &Settings) -> Settings {
@@ -15,7 +22,8 @@ pub(super) fn complete(mut fresh: Settings, named: &[ObjectName], previous: &Set
     for object in &previous.objects {
         let is_named = named.iter().any(|name| name.is_same(object));
         let is_fresh = fresh.objects.iter().any(|loaded| loaded.is_same(object));
-        if is_fresh || !(is_named || hidden) {
+        let is_miscalled = || named.iter().any(|name| name.name == object.name && !KINDS.contains(&name.kind.as_str()));
+        if is_fresh || !(is_named || hidden || is_miscalled()) {
             continue;
         }
         let stays = match object.kind.as_str() {
@@ -31,14 +39,24 @@ pub(super) fn complete(mut fresh: Settings, named: &[ObjectName], previous: &Set
     fresh
 }
 
-/// A new certificate counts although something else of its object is wrong: else the old one would run out meanwhile.
+/// A new certificate counts although something else of its object is wrong: else the old one would run out meanwhile. So do
+/// users and the issuer's keys, as far as they can be read: who was taken away must not stay, nor who was added wait. Permissions are
+/// those of before.
 fn keep_server(fresh: &mut Settings, is_named: bool, previous: &Settings) -> bool {
     if fresh.objects.iter().any(|object| object.kind == SERVER) {
         return false;
     }
-    let main_port = std::mem::replace(&mut fresh.server, previous.server.clone()).main_port;
-    if is_named && main_port != MainPort::Closed {
-        fresh.server.main_port = main_port;
+    let wrong = std::mem::replace(&mut fresh.server, previous.server.clone());
+    if is_named {
+        if wrong.main_port != MainPort::Closed {
+            fresh.server.main_port = wrong.main_port;
+        }
+        let last = &previous.server.auth;
+        fresh.server.auth = Arc::new(Auth {
+            users: wrong.auth.users.clone().or_else(|| last.users.clone()),
+            issuer: wrong.auth.issuer.clone().or_else(|| last.issuer.clone()),
+            permissions: last.permissions.clone(),
+        });
     }
     true
 }
@@ -242,6 +260,48 @@ mod tests {
     }
 
     #[test]
+    fn a_wrong_server_keeps_its_permissions_and_knows_the_users_of_now() {
+        let folder = Folder::new();
+        let hash = |user: &str| format!("{user}:{}\n", bcrypt::hash("x", 4).unwrap());
+        let server = |more: &str, repositories: &str, users: &str| {
+            let permission = format!("{{users: ['*'], repositories: ['{repositories}'], actions: [Pull]}}");
+            let auth = format!("auth: {{htpasswdSecretRef: {{name: {users}}}, permissions: [{permission}]}}");
+            object("CacheServer", "s", 1, &format!("{auth}{more}"))
+        };
+        let users = |settings: &Settings| {
+            let users = settings.server.auth.users.as_ref();
+            ["alice", "bob"].map(|name| users.is_some_and(|users| users.contains(name)))
+        };
+        folder.secret("users_htpasswd", &hash("alice"));
+        let first = folder.load(&[&server("", "team", "users")], None);
+        assert_eq!(users(&first), [true, false]);
+        for wrong in [
+            server(", maxSize: plenty", "*", "users"),
+            server(", defaultRepository: nobody", "*", "users"),
+            server("", "*", "gone"),
+            object("CacheServer", "s", 1, "oops: 1"),
+            "{apiVersion: entrepot.dev/v1alpha1, kind: CacheServr, metadata: {name: s}}".to_owned(),
+            "{apiVersion: entrepot.dev/v1, kind: CacheServer, metadata: {name: s}}".to_owned(),
+            "spec: [".to_owned(),
+        ] {
+            let second = folder.load(&[&wrong], Some(&first));
+            assert_eq!(second.server.main_port, MainPort::Plain, "{wrong}");
+            assert_eq!(second.server.auth, first.server.auth, "{wrong}");
+            assert!(!second.mistakes.as_slice().is_empty(), "{wrong}");
+        }
+        folder.secret("users_htpasswd", &hash("bob"));
+        let second = folder.load(&[&server(", defaultRepository: nobody", "*", "users")], Some(&first));
+        assert_eq!(users(&second), [false, true]);
+        assert_eq!(second.server.auth.permissions, first.server.auth.permissions);
+        // What cannot be read is as it was.
+        folder.secret("users_htpasswd", "nonsense");
+        let third = folder.load(&[&server("", "*", "users")], Some(&second));
+        assert_eq!(third.server.auth, second.server.auth);
+        // Without a version that was good, permissions let nobody do more than logins allow, and there are none.
+        assert_eq!(users(&folder.load(&[&server("", "*", "users")], None)), [false, false]);
+    }
+
+    #[test]
     fn a_server_never_falls_back_to_plain_http() {
         let folder = Folder::new();
         let tls = object("CacheServer", "s", 1, "tls: {mode: Secret, secretRef: {name: managed-tls}}");
@@ -261,6 +321,9 @@ mod tests {
         assert_eq!(second.server, first.server);
         write();
         let wrong_default = tls.replace("tls:", "defaultRepository: nobody, tls:");
+        for miscalled in [tls.replace("CacheServer", "CacheServr"), tls.replace("v1alpha1", "v1")] {
+            assert_eq!(folder.load(&[&miscalled], Some(&second)).server, second.server, "{miscalled}");
+        }
         let third = folder.load(&[&wrong_default], Some(&second));
         assert_eq!(third.server.default_repository, None);
         assert_ne!(third.server.main_port, second.server.main_port, "a renewed certificate is taken all the same");

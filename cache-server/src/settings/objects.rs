@@ -108,6 +108,9 @@ impl Objects {
         let generation = document["metadata"]["generation"].as_i64();
         let object = ObjectName { kind: kind.to_owned(), name: name.clone(), generation };
         place.object = Some(object.clone());
+        if !name.is_empty() {
+            self.named.push(object);
+        }
         let expected = RegistryMirror::api_version(&());
         if version != expected {
             return mistakes.note(&place, "apiVersion", format!("must be {expected}, got {version:?}"));
@@ -115,7 +118,6 @@ impl Objects {
         if name.is_empty() {
             return mistakes.note(&place, "metadata.name", "must be set");
         }
-        self.named.push(object);
         match kind {
             MIRROR => {
                 let checked =

@@ -701,6 +701,60 @@ async fn nobody_is_told_of_repositories_that_they_may_not_see() {
 }
 
 #[tokio::test]
+async fn a_mistake_elsewhere_in_the_server_takes_no_login_and_no_permission_away() {
+    let mut world = world().await;
+    world.cache.kill().await;
+    world.setup = world.setup.keep_going();
+    world.cache = world.setup.start().await;
+    let path = "/repository/closed/v2/team/app/manifests/v1";
+    let reloaded = async |world: &World, wrong: bool| {
+        let ask = || async {
+            world.cache.reload();
+            world.cache.operator().get("/status").await
+        };
+        let is_so = |answer: &Answer| answer.json()["mistakes"].as_array().is_some_and(|it| it.is_empty() != wrong);
+        until_answer("the change is loaded", ask, is_so).await;
+    };
+    let statuses = async |world: &World| {
+        let mut found = Vec::new();
+        for client in [world.anonymous(), world.user("alice"), world.user("bob")] {
+            found.push(client.get(path).await.status);
+        }
+        found
+    };
+    assert_eq!(statuses(&world).await, [401, 200, 403]);
+    // A value that is no good, a field that is none, a repository that is not there, and permissions on the way that are
+    // not taken either, since they come with the mistake.
+    let open = "
+    - {users: ['*'], repositories: ['*'], actions: [Pull]}";
+    for (fields, permissions) in [
+        ("  maxSize: plenty", PERMISSIONS),
+        ("  oops: 1", open),
+        ("  defaultRepository: nobody", open),
+        ("  trustedProxies: [nowhere]", " []"),
+    ] {
+        world.setup.configure(&(server(fields, permissions) + &repositories(&world.registry)));
+        reloaded(&world, true).await;
+        assert_eq!(statuses(&world).await, [401, 200, 403], "{fields}");
+        world.setup.configure(&(server("", PERMISSIONS) + &repositories(&world.registry)));
+        reloaded(&world, false).await;
+    }
+    // Users that cannot be read are those of before.
+    world.setup.secret("users", "htpasswd", "nonsense");
+    reloaded(&world, true).await;
+    assert_eq!(statuses(&world).await, [401, 200, 403]);
+    // Those that can be read count: who is taken away does not stay because of a mistake elsewhere.
+    world.setup.secret("users", "htpasswd", &htpasswd(&["bob"]));
+    world.setup.configure(&(server("  defaultRepository: nobody", PERMISSIONS) + &repositories(&world.registry)));
+    let ask = || async {
+        world.cache.reload();
+        world.user("alice").get(path).await
+    };
+    until_answer("alice is gone", ask, |answer| answer.status == 401).await;
+    assert_eq!(statuses(&world).await, [401, 401, 403]);
+}
+
+#[tokio::test]
 async fn addresses_are_what_the_client_used() {
     let world = world().await;
     let forwarded = world
