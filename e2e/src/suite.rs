@@ -140,21 +140,6 @@ pub fn all_in_cluster() -> Vec<ClusterCase> {
     .concat()
 }
 
-/// Beginnings of the names of cases that no whole run has shown yet. They run by name only: `cargo e2e test "docker host"`, or
-/// `cargo e2e test cluster` for one that needs what the cases before it did.
-const BY_NAME_ONLY: [&str; 10] = [
-    "docker host: ",
-    "conformance: every workflow",
-    "browser: ",
-    "hosted: a member that fails",
-    "hosted: docker",
-    "proxies: nginx",
-    "proxies: Apache",
-    "proxies: none",
-    "teams: ",
-    "cluster rights: what was granted",
-];
-
 /// Beginnings of the names of cases in which it may matter which engine it is.
 const OF_ENGINES: [&str; 7] = [
     "engines: real images",
@@ -172,20 +157,16 @@ pub fn of_engines() -> Vec<Case> {
     all().into_iter().filter(|case| OF_ENGINES.iter().any(|start| case.name.starts_with(start))).collect()
 }
 
-/// The cases whose name holds `filter`; without one, all but [`BY_NAME_ONLY`].
+/// The cases whose name holds `filter`.
 #[must_use]
 pub fn named(filter: &str) -> Vec<Case> {
-    all().into_iter().filter(|case| is_meant(case.name, filter)).collect()
+    all().into_iter().filter(|case| case.name.contains(filter)).collect()
 }
 
-/// The cases in the cluster, picked as [`named`] does.
+/// The cases in the cluster whose name holds `filter`.
 #[must_use]
 pub fn named_in_cluster(filter: &str) -> Vec<ClusterCase> {
-    all_in_cluster().into_iter().filter(|case| is_meant(case.name, filter)).collect()
-}
-
-fn is_meant(name: &str, filter: &str) -> bool {
-    if filter.is_empty() { !BY_NAME_ONLY.iter().any(|start| name.starts_with(start)) } else { name.contains(filter) }
+    all_in_cluster().into_iter().filter(|case| case.name.contains(filter)).collect()
 }
 
 /// The load case, for so many minutes.

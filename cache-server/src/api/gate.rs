@@ -123,6 +123,19 @@ impl<'a> Gate<'a> {
         }
     }
 
+    /// The challenge for a token with which a blob can be mounted from `from` too, if the client's is not for that image although
+    /// its user may pull it. Docker's registry asks so as well; whoever may not pull sends the blob.
+    pub(super) fn wider_token(&self, admitted: &Admitted<'_>, from: &str) -> Option<ApiError> {
+        let verdicts: Vec<_> =
+            admitted.called(from).map(|(repository, image)| admitted.pull(repository, &image, from)).collect();
+        if verdicts.contains(&Verdict::Allow) || !verdicts.contains(&Verdict::OtherToken) {
+            return None;
+        }
+        let scopes = wanted_scopes(admitted.written.as_deref()?, Action::Push, Some(from));
+        let message = format!("this token is not for {from}, from which to mount; get one for both");
+        Some(self.challenge(message, service(admitted.route), Some(&scopes), Some("insufficient_scope")))
+    }
+
     /// Lets `/v2/` of a repository through, or asks for a login where something of it needs one: engines learn nowhere else
     /// that they can log in, and ask no more once they were told 200.
     pub(super) async fn base(
@@ -238,11 +251,15 @@ impl Admitted<'_> {
     /// What the client may mean by `name` in `from` of a mount, as far as it may pull that: what it calls so on the way by which
     /// it came, or `<repository>/<image>`.
     pub(super) fn pulled_from(&self, name: &str) -> impl Iterator<Item = (Repository, ImageName)> {
+        let pulled = self.called(name).filter(|(repository, image)| self.pulls(repository, image, name));
+        pulled.map(|(repository, image)| (repository.clone(), image))
+    }
+
+    /// What the client may mean by a name, whether or not it may pull that.
+    fn called(&self, name: &str) -> impl Iterator<Item = (&Repository, ImageName)> {
         let here = meant(self.current, service(self.route), name);
         let elsewhere = meant(self.current, SHARED_SERVICE, name).filter(|_| !self.route.shared);
-        let pulled =
-            here.into_iter().chain(elsewhere).filter(|(repository, image)| self.pulls(repository, image, name));
-        pulled.map(|(repository, image)| (repository.clone(), image))
+        here.into_iter().chain(elsewhere)
     }
 
     /// Images that the client may pull and that may have a blob which it wants for an image of `hosted`, that one and its
@@ -271,11 +288,15 @@ impl Admitted<'_> {
 
     /// Whether the client may pull an image that it calls so. A token must be for it too.
     fn pulls(&self, repository: &Repository, image: &ImageName, called: &str) -> bool {
+        self.pull(repository, image, called) == Verdict::Allow
+    }
+
+    fn pull(&self, repository: &Repository, image: &ImageName, called: &str) -> Verdict {
         let known = repository.named(image);
         let services = [service(self.route)];
         let asked = Asked { action: Action::Pull, image: Some(&known), written: Some(called), services: &services };
         let permissions = &self.current.settings.server.auth.permissions;
-        judge(permissions, &target(repository), &self.caller, &asked) == Verdict::Allow
+        judge(permissions, &target(repository), &self.caller, &asked)
     }
 }
 

@@ -172,7 +172,11 @@ impl Api {
             _ => {
                 let from = request::mounted_from(request, &endpoint);
                 let wish = Wish { action, image: endpoint.image(), from: from.as_deref() };
-                Some(gate.admit(route, repository, &wish, report).await?)
+                let admitted = gate.admit(route, repository, &wish, report).await?;
+                if let Some(challenge) = from.and_then(|from| gate.wider_token(&admitted, &from)) {
+                    return Err(challenge);
+                }
+                Some(admitted)
             }
         };
         let client = Client::of(request, route);

@@ -479,13 +479,15 @@ async fn a_challenge_for_a_mount_names_both_images() {
     let refused = team.cache.client().ask("POST", &format!("{by_path}/new/blobs/uploads/?from=base")).await;
     assert!(refused.header("www-authenticate").ends_with("scope=\"repository:new:pull,push\""), "{refused:?}");
 
-    // A client that fetches a token for what the challenge names mounts; one for the target alone sends the blob.
-    let token = async |service: &str, scopes: &[&str]| {
+    // A client that fetches a token for what the challenge names mounts; one for the target alone is told to get that, and only
+    // who could not have it sends the blob.
+    let token_of = async |user: &str, service: &str, scopes: &[&str]| {
         let scopes: Vec<String> = scopes.iter().map(|scope| format!("&scope={}", scope.replace(' ', "%20"))).collect();
-        let answer = team.alice().get(&format!("/v2/token?service={service}{}", scopes.concat())).await;
+        let answer = team.user(user).get(&format!("/v2/token?service={service}{}", scopes.concat())).await;
         let bearer = format!("Bearer {}", answer.json()["token"].as_str().unwrap());
         team.cache.client().with("authorization", &bearer)
     };
+    let token = async |service: &str, scopes: &[&str]| token_of("alice", service, scopes).await;
     for (way, service, target, from, number) in [
         (by_path, "team", "new", "base", 1),
         (by_path, "team", "new", "other/base", 2),
@@ -495,12 +497,17 @@ async fn a_challenge_for_a_mount_names_both_images() {
         let (own, source) =
             (|which: &str| format!("repository:{target}{number}{which}:pull,push"), format!("repository:{from}:pull"));
         let alone = token(service, &[&own("")]).await.ask("POST", &path("")).await;
-        assert_eq!(alone.status, 202, "{way} {from}: {alone:?}");
+        let challenge = format!("scope=\"{} {source}\",error=\"insufficient_scope\"", own(""));
+        assert_eq!(alone.status, 401, "{way} {from}: {alone:?}");
+        assert!(alone.header("www-authenticate").ends_with(&challenge), "{way} {from}: {alone:?}");
         let one = token(service, &[&format!("{} {source}", own(""))]).await.ask("POST", &path("")).await;
         assert_eq!(one.status, 201, "{way} {from}: {one:?}");
         let repeated = token(service, &[&own("b"), &source]).await.ask("POST", &path("b")).await;
         assert_eq!(repeated.status, 201, "{way} {from}: {repeated:?}");
     }
+    let mount = format!("{by_path}/app/blobs/uploads/?mount={digest}&from=base");
+    let bob = token_of("bob", "team", &["repository:app:pull,push", "repository:base:pull"]).await;
+    assert_eq!(bob.ask("POST", &mount).await.status, 202, "bob may not read that image");
 }
 
 #[tokio::test]

@@ -360,9 +360,11 @@ async fn ranges_of_a_stored_blob_are_right_to_the_byte() {
             let described = format!("bytes {}-{}/{length}", expected.start, expected.end - 1);
             assert_eq!(answer.header("content-range"), described, "{range}");
         }
-        let beyond = cache.client().range(&path, &format!("{length}-")).await;
-        assert_eq!((beyond.status, beyond.header("content-range").to_owned()), (416, format!("bytes */{length}")));
-        for many in ["0-1,3-4", "x", "5-1"] {
+        for none in [format!("{length}-"), "5-1".to_owned()] {
+            let beyond = cache.client().range(&path, &none).await;
+            assert_eq!((beyond.status, beyond.header("content-range").to_owned()), (416, format!("bytes */{length}")));
+        }
+        for many in ["0-1,3-4", "x"] {
             cache.client().range(&path, many).await.assert_is(200, &body);
         }
         let tag = format!("\"{digest}\"");

@@ -10,8 +10,8 @@ use super::engines::start_cache;
 use crate::engine::Docker;
 use crate::suite::{Case, World};
 
-/// Where this case's cache serves.
-const PORT: u16 = 5060;
+/// Where this case's cache serves: not 5060, which browsers keep for telephony.
+const PORT: u16 = 5090;
 /// Chromium without windows.
 const BROWSER: &str = "chromium-headless-shell";
 

@@ -186,6 +186,7 @@ impl Disk {
         let free = NAMES.iter().map(|name| folder.join(name)).find(|path| !path.exists());
         let path = free.unwrap_or_else(|| folder.join(NAMES[1]));
         self.kept.keep(AUTHORITY, &Authority { path: path.clone(), content: content.to_owned(), made_folder })?;
+        self.kept.make_root(&self.certificates)?;
         fs::create_dir_all(&folder).map_err(at(&folder))?;
         replace(&path, content.as_bytes())?;
         Ok(Some(path))
@@ -299,6 +300,8 @@ mod tests {
         assert_eq!(disk.trust("cache.test:5000", "two").unwrap(), Some(folder.join("ca.crt")));
         assert_eq!(disk.distrust().unwrap(), Some(folder.join("ca.crt")));
         assert!(!folder.exists());
+        disk.leave().unwrap();
+        assert!(!disk.certificates().exists(), "it was not there before");
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("ca.crt"), "theirs").unwrap();
         assert_eq!(disk.trust("cache.test:5000", "one").unwrap(), Some(folder.join("entrepot.crt")));

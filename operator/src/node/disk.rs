@@ -193,7 +193,11 @@ impl Disk {
         }
     }
 
-    fn make_root(&self, root: &Path) -> Result<(), Error> {
+    /// Makes certs.d if it is not there, and remembers that it was not.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn make_root(&self, root: &Path) -> Result<(), Error> {
         if root.exists() {
             return Ok(());
         }
