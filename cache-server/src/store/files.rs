@@ -89,37 +89,40 @@ pub(super) fn write_record(path: &Path, record: &impl Serialize) -> io::Result<(
     write_whole(path, &serde_json::to_vec(record)?)
 }
 
-/// Reads a record and when it was last used; nothing if the file is missing. A record that cannot be parsed counts
-/// as missing: it is derived from the upstream and will be written again.
-pub(super) fn read_record<T: DeserializeOwned>(path: &Path) -> io::Result<Option<(T, SystemTime)>> {
+/// What a record that is there and cannot be read counts as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unreadable {
+    /// As missing: it will be written again, by what the upstream says or by who needs it.
+    Missing,
+    /// As an error: nobody can say it again.
+    Error,
+}
+
+/// Reads a record and when it was last used; nothing if the file is missing.
+pub(super) fn read_record<T: DeserializeOwned>(
+    path: &Path,
+    unreadable: Unreadable,
+) -> io::Result<Option<(T, SystemTime)>> {
     let content = match std::fs::read(path) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        // A folder on the way is a file.
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory && unreadable == Unreadable::Missing => {
             return Ok(None);
         }
         other => other?,
     };
     let used = std::fs::metadata(path).and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-    match serde_json::from_slice(&content) {
-        Ok(record) => Ok(Some((record, used))),
-        Err(error) => {
+    match (serde_json::from_slice(&content), unreadable) {
+        (Ok(record), _) => Ok(Some((record, used))),
+        (Err(error), Unreadable::Missing) => {
             tracing::warn!(path = %path.display(), %error, "a record in the store cannot be read; it will be fetched anew");
             Ok(None)
         }
+        (Err(error), Unreadable::Error) => {
+            tracing::error!(path = %path.display(), %error, "a record of a hosted repository cannot be read; push its image again, or restore the file");
+            Err(io::Error::new(io::ErrorKind::InvalidData, error))
+        }
     }
-}
-
-/// The same for a record that nobody can say again: one that is there and cannot be read is an error.
-pub(super) fn read_only_copy<T: DeserializeOwned>(path: &Path) -> io::Result<Option<(T, SystemTime)>> {
-    let content = match std::fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other?,
-    };
-    let used = std::fs::metadata(path).and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-    let record = serde_json::from_slice(&content).map_err(|error| {
-        tracing::error!(path = %path.display(), %error, "a record of a hosted repository cannot be read; push its image again, or restore the file");
-        io::Error::new(io::ErrorKind::InvalidData, error)
-    })?;
-    Ok(Some((record, used)))
 }
 
 /// Whether a use now needs recording, when the last recorded one was `used`.
@@ -147,6 +150,24 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
     use super::*;
+
+    #[test]
+    fn what_cannot_be_read_counts_as_one_says() {
+        let root = tempfile::tempdir().unwrap();
+        let (good, bad, gone) = (root.path().join("good"), root.path().join("bad"), root.path().join("gone"));
+        write_record(&good, &7).unwrap();
+        std::fs::write(&bad, "{").unwrap();
+        for unreadable in [Unreadable::Missing, Unreadable::Error] {
+            let read = |path: &Path| read_record::<u32>(path, unreadable).map(|read| read.map(|(record, _)| record));
+            assert_eq!((read(&good).unwrap(), read(&gone).unwrap()), (Some(7), None));
+            for path in [&bad, &good.join("below")] {
+                match unreadable {
+                    Unreadable::Missing => assert_eq!(read(path).unwrap(), None, "{path:?}"),
+                    Unreadable::Error => assert!(read(path).is_err(), "{path:?}"),
+                }
+            }
+        }
+    }
 
     #[test]
     fn what_is_written_durably_is_there_whole_in_folders_that_were_not() {

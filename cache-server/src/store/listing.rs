@@ -12,7 +12,8 @@ use std::{
 };
 
 use super::{
-    Store, blocking, files,
+    Store, blocking,
+    files::{self, Unreadable},
     growing::{Growing, Phase},
     record::{ManifestRecord, TagRecord},
     tree::Tree,
@@ -235,7 +236,7 @@ fn progress(growing: &Growing) -> Option<Kept> {
 fn see<K, T: serde::de::DeserializeOwned>(paths: Vec<(PathBuf, K)>) -> io::Result<Vec<Seen<K, T>>> {
     let mut seen = Vec::with_capacity(paths.len());
     for (path, key) in paths {
-        if let Some((record, used)) = files::read_record(&path)? {
+        if let Some((record, used)) = files::read_record(&path, Unreadable::Missing)? {
             seen.push(Seen { key, record, used });
         }
     }

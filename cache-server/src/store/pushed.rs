@@ -14,7 +14,8 @@ use bytes::Bytes;
 use crds::names::RepositoryName;
 
 use super::{
-    Store, blocking, files,
+    Store, blocking,
+    files::{self, Unreadable},
     record::{LinkRecord, ManifestRecord, TagRecord},
     tree::{IMAGE_LOCKS, Tree},
 };
@@ -183,7 +184,8 @@ impl Change<'_> {
     }
 
     fn read<T: serde::de::DeserializeOwned>(&self, path: &std::path::Path) -> io::Result<Option<T>> {
-        Ok(files::read_record(path)?.map(|(record, _)| record))
+        // Whoever pushes again what cannot be read mends it.
+        Ok(files::read_record(path, Unreadable::Missing)?.map(|(record, _)| record))
     }
 
     fn write(&self, path: &std::path::Path, record: &impl serde::Serialize) -> io::Result<()> {

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use super::{
     Store, blocking,
     eviction::{self, Item, Limits},
-    files,
+    files::{self, Unreadable},
     layout::TreeLayout,
     listing::{Held, Survey},
     record::{LinkRecord, ManifestRecord, TagRecord, millis},
@@ -301,7 +301,7 @@ impl Inventory {
 
     /// A record. One that cannot be read leaves the inventory incomplete, unless an upstream can say it again.
     fn record<T: DeserializeOwned>(&mut self, path: &Path, repository: usize) -> Option<(T, SystemTime)> {
-        match files::read_record(path) {
+        match files::read_record(path, Unreadable::Missing) {
             Ok(Some(read)) => return Some(read),
             // It may have gone meanwhile.
             Ok(None) if !self.limits[repository].pushed || matches!(path.try_exists(), Ok(false)) => {}
@@ -460,7 +460,9 @@ fn used_since(place: &Place) -> bool {
 fn remove_tags_of(layout: &TreeLayout, tree: Option<&Tree>, image: &ImageName, digest: &Digest) {
     for entry in entries(&layout.tags(image)) {
         let Some(tag) = entry.file_name().to_str().and_then(|name| name.parse::<Tag>().ok()) else { continue };
-        let Ok(Some((record, _))) = files::read_record::<TagRecord>(&entry.path()) else { continue };
+        let Ok(Some((record, _))) = files::read_record::<TagRecord>(&entry.path(), Unreadable::Missing) else {
+            continue;
+        };
         if record.target.digest == *digest {
             if let Some(tree) = tree {
                 tree.forget_tag(image, &tag);

@@ -20,7 +20,8 @@ use quick_cache::sync::Cache;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Store, blocking, files,
+    Store, blocking,
+    files::{self, Unreadable},
     layout::TreeLayout,
     record::{LinkRecord, ManifestRecord, TagRecord, millis},
 };
@@ -314,9 +315,9 @@ impl Tree {
             return Ok(Some(record));
         }
         let before = *self.changes();
-        let only_copy = self.only_copy.load(Ordering::Relaxed);
+        let unreadable = if self.only_copy.load(Ordering::Relaxed) { Unreadable::Error } else { Unreadable::Missing };
         let read = blocking(move || {
-            let read = if only_copy { files::read_only_copy(&path) } else { files::read_record(&path) }?;
+            let read = files::read_record(&path, unreadable)?;
             if let Some((_, used)) = &read
                 && files::touch_due(*used, now)
             {

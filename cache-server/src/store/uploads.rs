@@ -27,7 +27,8 @@ use tokio::{
 use super::{
     Store,
     blobs::Stamp,
-    blocking, files,
+    blocking,
+    files::{self, Unreadable},
     growing::{Growing, Phase},
     trouble::is_full,
 };
@@ -225,7 +226,9 @@ impl Store {
             Entry::Occupied(upload) => Ok(Some(Arc::clone(upload.get()))),
             Entry::Vacant(place) => {
                 let folder = self.upload_folder(id);
-                let Some((state, _)) = files::read_record::<State>(&folder.join("state"))? else { return Ok(None) };
+                let Some((state, _)) = files::read_record::<State>(&folder.join("state"), Unreadable::Missing)? else {
+                    return Ok(None);
+                };
                 let Some(algorithm) = Algorithm::ALL.into_iter().find(|it| it.as_str() == state.algorithm) else {
                     return Ok(None);
                 };
