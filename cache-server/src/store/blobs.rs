@@ -140,6 +140,12 @@ impl Store {
         self.blobs.growing.get(digest).map(|growing| Arc::clone(&growing))
     }
 
+    /// Ends what ran for a digest: another may begin, and who waits for this one goes on.
+    pub(super) fn let_go(&self, growing: &Growing) {
+        self.blobs.growing.remove(growing.digest());
+        growing.set_done();
+    }
+
     fn open_unverified(self: &Arc<Self>, digest: &Digest, expected: Option<u64>) -> io::Result<Option<Arc<Growing>>> {
         match self.blobs.growing.entry(digest.clone()) {
             Entry::Occupied(running) => Ok(Some(Arc::clone(running.get()))),

@@ -31,9 +31,6 @@ const BACKLOG: usize = 1024 * 1024;
 /// Bytes read at once when a partial file is hashed again.
 const REHASH: usize = 1024 * 1024;
 
-/// How often it is looked whether a whole blob has its name: it takes as long as the volume takes to sync.
-const LOOK_FOR_NAME_EVERY: Duration = Duration::from_millis(10);
-
 impl Store {
     /// The blob from the store, or from the fill that runs for it, or from a new fill of `source`.
     /// The fill goes on when all its readers leave.
@@ -55,8 +52,8 @@ impl Store {
 
     /// Waits until a blob that is whole has its name. One that is not kept never gets it, and is not waited for either.
     pub async fn named(&self, digest: &Digest) {
-        while self.running(digest).is_some() {
-            tokio::time::sleep(LOOK_FOR_NAME_EVERY).await;
+        while let Some(growing) = self.running(digest) {
+            growing.done().await;
         }
     }
 
@@ -140,8 +137,8 @@ impl Fill {
                     self.store.blobs.broken.insert(digest, Instant::now());
                 }
                 let remove = !matches!(failure, Failure::Source(_));
-                let (store, partial) = (Arc::clone(&self.store), self.growing.digest().clone());
-                blocking(move || store.leave_partial(&partial, remove)).await;
+                let (store, growing) = (Arc::clone(&self.store), Arc::clone(&self.growing));
+                blocking(move || store.leave_partial(&growing, remove)).await;
                 self.growing.publish(Phase::Failed(failure));
             }
         }
@@ -377,7 +374,7 @@ impl Store {
         } else {
             let _ = super::files::remove_if_there(&self.layout.partial(digest));
         }
-        self.blobs.growing.remove(digest);
+        self.let_go(growing);
         self.wake_sweep_if_full();
     }
 
@@ -414,15 +411,15 @@ impl Store {
     }
 
     /// Ends a failed fill; the next request may begin another, which resumes what is left.
-    fn leave_partial(&self, digest: &Digest, remove: bool) {
-        let partial = self.layout.partial(digest);
+    fn leave_partial(&self, growing: &Growing, remove: bool) {
+        let partial = self.layout.partial(growing.digest());
         let empty = partial.metadata().is_ok_and(|metadata| metadata.len() == 0);
         if (remove || empty)
             && let Err(error) = super::files::remove_if_there(&partial)
         {
             tracing::error!(path = %partial.display(), %error, "a partial file could not be removed");
         }
-        self.blobs.growing.remove(digest);
+        self.let_go(growing);
     }
 }
 
@@ -436,6 +433,32 @@ mod tests {
     struct Nobody;
 
     impl Observer for Nobody {}
+
+    #[tokio::test]
+    async fn who_waits_for_a_name_is_told_when_it_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path().to_owned(), Arc::new(Nobody)).unwrap();
+        for keep in [true, false] {
+            let content = vec![u8::from(keep); 1000];
+            let digest = Digest::of(crate::oci::Algorithm::Sha256, &content);
+            store.named(&digest).await;
+            let file = store.open_partial(&digest).unwrap();
+            file.write_all_at(&content, 0).unwrap();
+            let growing = Arc::new(Growing::new(digest.clone(), file, Phase::Whole { total: 1000 }));
+            store.blobs.growing.insert(digest.clone(), Arc::clone(&growing));
+            let mut named = std::pin::pin!(store.named(&digest));
+            assert!(named.as_mut().now_or_never().is_none(), "it is on its way");
+            if keep {
+                let stamp = Stamp::of(&growing.file().metadata().unwrap());
+                let reservation = store.usage.reserve(1000);
+                store.commit(&growing, Filled { total: 1000, reservation, stamp });
+            } else {
+                store.leave_partial(&growing, true);
+            }
+            assert!(named.now_or_never().is_some(), "and it is known at once that it is there, or never will be");
+            assert_eq!(store.layout.blob(&digest).exists(), keep);
+        }
+    }
 
     #[tokio::test]
     async fn a_file_that_was_changed_while_it_was_committed_is_checked_before_it_counts_as_right() {

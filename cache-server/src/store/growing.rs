@@ -97,6 +97,8 @@ pub struct Growing {
     began: SystemTime,
     mapping: OnceLock<Option<Arc<Mapping>>>,
     phase: watch::Sender<Phase>,
+    /// Whether its task is done with the file: it has its name, or never will.
+    done: watch::Sender<bool>,
 }
 
 /// A file mapped as a range of addresses that stand for it. Nobody reads through it: the connection recognises the
@@ -141,7 +143,14 @@ impl AsRef<[u8]> for Slice {
 
 impl Growing {
     pub(super) fn new(digest: Digest, file: File, phase: Phase) -> Self {
-        Self { digest, file, began: SystemTime::now(), mapping: OnceLock::new(), phase: watch::Sender::new(phase) }
+        Self {
+            digest,
+            file,
+            began: SystemTime::now(),
+            mapping: OnceLock::new(),
+            phase: watch::Sender::new(phase),
+            done: watch::Sender::new(false),
+        }
     }
 
     /// The blob.
@@ -170,6 +179,16 @@ impl Growing {
 
     pub(super) fn publish(&self, phase: Phase) {
         self.phase.send_replace(phase);
+    }
+
+    pub(super) fn set_done(&self) {
+        self.done.send_replace(true);
+    }
+
+    /// Waits until its task is done with the file.
+    pub(super) async fn done(&self) {
+        // The sender lives in `self`.
+        let _ = self.done.subscribe().wait_for(|done| *done).await;
     }
 
     /// Waits until somebody has answered, and for a small blob until it has been checked, so that its failure can

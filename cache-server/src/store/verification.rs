@@ -23,19 +23,19 @@ impl Store {
         match hash(growing, total) {
             Ok(Some(stamp)) => {
                 self.remember_verified(growing, stamp);
-                self.blobs.growing.remove(digest);
+                self.let_go(growing);
                 growing.publish(Phase::Whole { total });
             }
             Ok(None) => {
                 tracing::warn!(%digest, "a stored blob does not hash to its digest; it is put aside and will be fetched again");
                 self.put_aside(digest);
-                self.blobs.growing.remove(digest);
+                self.let_go(growing);
                 growing.publish(Phase::Failed(Failure::Damaged(digest.clone())));
             }
             Err(error) => {
                 tracing::error!(%digest, %error, "a stored blob could not be read");
                 self.put_aside(digest);
-                self.blobs.growing.remove(digest);
+                self.let_go(growing);
                 growing.publish(Phase::Failed(Failure::Io { action: "read", source: Arc::new(error) }));
             }
         }
