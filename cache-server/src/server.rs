@@ -17,7 +17,7 @@ use crate::{
     canary::record::Pulls,
     metrics::Metrics,
     oci::{Algorithm, Digest},
-    repository::{Group, Hosted, Mirror, Repository, group::Leaf, hosted, mirror},
+    repository::{Group, Hosted, Leaf, Mirror, Repository, hosted, mirror},
     routing::Routing,
     settings::{HostedSettings, MainPort, MirrorSettings, Settings},
     store::Store,
@@ -109,8 +109,8 @@ impl Current {
     #[must_use]
     pub fn mirror(&self, name: &RepositoryName) -> Option<&Arc<Mirror>> {
         match self.repositories.get(name)? {
-            Repository::Mirror(mirror) => Some(mirror),
-            Repository::Hosted(_) | Repository::Group(_) => None,
+            Repository::Leaf(Leaf::Mirror(mirror)) => Some(mirror),
+            Repository::Leaf(Leaf::Hosted(_)) | Repository::Group(_) => None,
         }
     }
 
@@ -153,7 +153,7 @@ fn mirror(
 /// What did not change keeps what it has under way.
 fn hosted(wanted: &HostedSettings, store: &Arc<Store>, previous: Option<&Current>) -> Result<Leaf, BuildError> {
     let kept = match previous.and_then(|previous| previous.repository(&wanted.name)) {
-        Some(Repository::Hosted(kept)) if kept.settings() == wanted => Some(kept),
+        Some(Repository::Leaf(Leaf::Hosted(kept))) if kept.settings() == wanted => Some(kept),
         _ => None,
     };
     Ok(Leaf::Hosted(match kept {

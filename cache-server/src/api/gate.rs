@@ -14,7 +14,7 @@ use crate::{
     },
     metrics::FailedLogin,
     oci::{Digest, ErrorCode, ImageName},
-    repository::{MayPull, Repository},
+    repository::{Leaf, MayPull, Repository},
     routing::{self, Resolved, Route, TOKEN},
     server::{Current, Server},
 };
@@ -303,8 +303,8 @@ impl Admitted<'_> {
 /// A repository, as far as it matters for access.
 pub(super) fn target(repository: &Repository) -> Target<'_> {
     let (kind, anonymous_pull) = match repository {
-        Repository::Mirror(mirror) => (Kind::Mirror, mirror.settings().anonymous_pull),
-        Repository::Hosted(hosted) => (Kind::Hosted, hosted.settings().anonymous_pull),
+        Repository::Leaf(Leaf::Mirror(mirror)) => (Kind::Mirror, mirror.settings().anonymous_pull),
+        Repository::Leaf(Leaf::Hosted(hosted)) => (Kind::Hosted, hosted.settings().anonymous_pull),
         Repository::Group(group) => {
             (Kind::Group { push_to: group.settings().push_to.as_ref() }, group.settings().anonymous_pull)
         }

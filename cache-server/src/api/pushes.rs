@@ -21,7 +21,7 @@ use super::{
 use crate::{
     oci::{Digest, Endpoint, ErrorCode, ImageName, ManifestQuery, MediaType, PushedManifest, Reference, UploadQuery},
     repository::{
-        Asking, BlobRequest, Group, Hosted, Meant, PushError, Repository, Want,
+        Asking, BlobRequest, Group, Hosted, Leaf, Meant, PushError, Repository, Want,
         hosted::push::{Chunk, MAX_MANIFEST},
     },
     routing::Route,
@@ -53,8 +53,8 @@ pub(super) fn target(repository: &Repository) -> Result<(&Arc<Hosted>, Option<&G
     let name = repository.name();
     let read_only = |message| Err(ApiError::new(ErrorCode::Unsupported, StatusCode::METHOD_NOT_ALLOWED, message));
     match repository {
-        Repository::Hosted(hosted) => Ok((hosted, None)),
-        Repository::Mirror(_) => read_only(format!(
+        Repository::Leaf(Leaf::Hosted(hosted)) => Ok((hosted, None)),
+        Repository::Leaf(Leaf::Mirror(_)) => read_only(format!(
             "{name} is a mirror: it serves what its upstream has and takes no pushes; push to the upstream"
         )),
         Repository::Group(group) => match (group.push_target(), &group.settings().push_to) {
@@ -180,7 +180,7 @@ impl Pushing<'_> {
         let sources = match from {
             Some(name) => self.admitted.pulled_from(name).collect(),
             None if self.gate.server.store.has(digest).await => {
-                let hosted = Repository::Hosted(Arc::clone(self.hosted));
+                let hosted = Repository::from(Leaf::Hosted(Arc::clone(self.hosted)));
                 self.admitted.holders_of(digest, &hosted, image).await
             }
             None => Vec::new(),

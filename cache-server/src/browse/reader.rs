@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     oci::{Digest, ImageName, Manifest as ManifestDocument, Reference, Tag},
-    repository::Repository,
+    repository::{Leaf, Repository},
     server::Current,
     settings::{ConnectorSettings, RepositoryFacts},
     store::{
@@ -121,13 +121,13 @@ impl<'a> Reader<'a> {
         let (mut registries, mut upstream, mut members, mut push_to) = (Vec::new(), None, None, None);
         let seen = |name: &&RepositoryName| self.repository(name.as_str()).is_ok();
         match repository {
-            Repository::Mirror(mirror) => {
+            Repository::Leaf(Leaf::Mirror(mirror)) => {
                 registries.push(mirror.settings().registry.to_string());
                 let standing = mirror.upstream().standing();
                 // Without its message, which names hosts that are nobody's business but the administrator's.
                 upstream = Some(Upstream { state: standing.standing.as_str(), since: Moment(standing.since) });
             }
-            Repository::Hosted(hosted) => {
+            Repository::Leaf(Leaf::Hosted(hosted)) => {
                 registries.extend(hosted.settings().serves_for.iter().map(ToString::to_string));
             }
             Repository::Group(group) => {
@@ -426,7 +426,7 @@ fn listed_referrers(index: &[u8]) -> Vec<Referrer> {
 
 fn ways(facts: &RepositoryFacts<'_>, repository: &Repository) -> Ways {
     let mut paths = vec![format!("/repository/{}/v2/", facts.name), format!("/v2/{}/", facts.name)];
-    if let Repository::Mirror(mirror) = repository {
+    if let Repository::Leaf(Leaf::Mirror(mirror)) = repository {
         paths.push(format!("/v2/{}/", mirror.settings().registry));
     }
     let (mut ports, mut hosts) = (Vec::new(), Vec::new());

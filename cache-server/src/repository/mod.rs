@@ -1,6 +1,6 @@
 //! What a repository does: joins an upstream with the store. Read in this order: [`error`], [`freshness`],
-//! [`flights`], [`mirror`], [`manifests`], [`blobs`], [`lists`]; then [`hosted`], [`group`], and [`Repository`], which is one
-//! of the three. May import `upstream`, `store`, `oci`, `settings`.
+//! [`flights`], [`mirror`], [`manifests`], [`blobs`], [`lists`]; then [`hosted`], [`leaf`], which is one of those two, [`group`], and
+//! [`Repository`], which is a leaf or a group. May import `upstream`, `store`, `oci`, `settings`.
 
 mod blobs;
 pub mod error;
@@ -8,6 +8,7 @@ mod flights;
 pub mod freshness;
 pub mod group;
 pub mod hosted;
+pub mod leaf;
 mod lists;
 mod manifests;
 pub mod mirror;
@@ -16,6 +17,7 @@ pub use blobs::{BlobAnswer, BlobContent, BlobRequest};
 pub use error::Error;
 pub use group::Group;
 pub use hosted::{Hosted, push::PushError};
+pub use leaf::Leaf;
 pub use manifests::ManifestAnswer;
 pub use mirror::Mirror;
 
@@ -34,10 +36,8 @@ use crate::{
 /// A repository of any kind.
 #[derive(Clone)]
 pub enum Repository {
-    /// A mirror.
-    Mirror(Arc<Mirror>),
-    /// A hosted repository.
-    Hosted(Arc<Hosted>),
+    /// One that holds content itself.
+    Leaf(Leaf),
     /// A group.
     Group(Arc<Group>),
 }
@@ -73,12 +73,9 @@ pub enum Meant<'a> {
     Unheard,
 }
 
-impl From<group::Leaf> for Repository {
-    fn from(leaf: group::Leaf) -> Self {
-        match leaf {
-            group::Leaf::Mirror(mirror) => Self::Mirror(mirror),
-            group::Leaf::Hosted(hosted) => Self::Hosted(hosted),
-        }
+impl From<Leaf> for Repository {
+    fn from(leaf: Leaf) -> Self {
+        Self::Leaf(leaf)
     }
 }
 
@@ -87,8 +84,7 @@ impl Repository {
     #[must_use]
     pub fn name(&self) -> &RepositoryName {
         match self {
-            Self::Mirror(mirror) => &mirror.settings().name,
-            Self::Hosted(hosted) => &hosted.settings().name,
+            Self::Leaf(leaf) => leaf.name(),
             Self::Group(group) => &group.settings().name,
         }
     }
@@ -97,8 +93,8 @@ impl Repository {
     #[must_use]
     pub fn named(&self, image: &ImageName) -> ImageName {
         match self {
-            Self::Mirror(mirror) => mirror.named(image),
-            Self::Hosted(_) | Self::Group(_) => image.clone(),
+            Self::Leaf(leaf) => leaf.named(image),
+            Self::Group(_) => image.clone(),
         }
     }
 
@@ -107,7 +103,7 @@ impl Repository {
     #[must_use]
     pub fn holders(&self, may_see: &dyn Fn(&RepositoryName) -> bool) -> Vec<Self> {
         match self {
-            Self::Mirror(_) | Self::Hosted(_) => vec![self.clone()],
+            Self::Leaf(_) => vec![self.clone()],
             Self::Group(group) => group.leaves_for(may_see).cloned().map(Self::from).collect(),
         }
     }
@@ -116,8 +112,7 @@ impl Repository {
     #[must_use]
     pub fn tree(&self) -> Option<&Arc<Tree>> {
         match self {
-            Self::Mirror(mirror) => Some(&mirror.tree),
-            Self::Hosted(hosted) => Some(&hosted.tree),
+            Self::Leaf(leaf) => Some(leaf.tree()),
             Self::Group(_) => None,
         }
     }
@@ -126,8 +121,7 @@ impl Repository {
     /// be called `like`. A mirror hands out its blobs under every name. A group has none of its own.
     pub async fn holders_of(&self, digest: &Digest, like: &ImageName) -> io::Result<Vec<ImageName>> {
         match self {
-            Self::Mirror(mirror) => Ok(mirror.tree.link(digest).await?.map(|_| like.clone()).into_iter().collect()),
-            Self::Hosted(hosted) => Ok(hosted.tree.holders(digest).to_vec()),
+            Self::Leaf(leaf) => leaf.holders_of(digest, like).await,
             Self::Group(_) => Ok(Vec::new()),
         }
     }
@@ -135,8 +129,7 @@ impl Repository {
     /// Refuses when the repository is switched off.
     pub fn check_online(&self) -> Result<(), Error> {
         match self {
-            Self::Mirror(mirror) => mirror.check_online(),
-            Self::Hosted(hosted) => hosted.check_online(),
+            Self::Leaf(leaf) => leaf.check_online(),
             Self::Group(group) => group.check_online(),
         }
     }
@@ -150,8 +143,7 @@ impl Repository {
         asking: &Asking<'_>,
     ) -> Result<ManifestAnswer, Error> {
         match self {
-            Self::Mirror(mirror) => mirror.manifest(&mirror.named(image), reference, want).await,
-            Self::Hosted(hosted) => hosted.manifest(image, reference).await,
+            Self::Leaf(leaf) => leaf.manifest(image, reference, want).await,
             Self::Group(group) => group.manifest(image, reference, want, asking).await,
         }
     }
@@ -165,8 +157,7 @@ impl Repository {
         asking: &Asking<'_>,
     ) -> Result<BlobAnswer, Error> {
         match self {
-            Self::Mirror(mirror) => mirror.blob(&mirror.named(image), digest, request).await,
-            Self::Hosted(hosted) => hosted.blob(image, digest, request.want).await,
+            Self::Leaf(leaf) => leaf.blob(image, digest, request).await,
             Self::Group(group) => group.blob(image, digest, request, asking).await,
         }
     }
@@ -174,8 +165,7 @@ impl Repository {
     /// All tags of an image, sorted.
     pub async fn tags(&self, image: &ImageName, asking: &Asking<'_>) -> Result<(Arc<Vec<Tag>>, Outcome), Error> {
         match self {
-            Self::Mirror(mirror) => mirror.tags(&mirror.named(image)).await,
-            Self::Hosted(hosted) => hosted.tags(image).await,
+            Self::Leaf(leaf) => leaf.tags(image).await,
             Self::Group(group) => group.tags(image, asking).await,
         }
     }
@@ -184,8 +174,7 @@ impl Repository {
     #[must_use]
     pub fn searches(&self) -> bool {
         match self {
-            Self::Mirror(mirror) => mirror.settings().index.is_some(),
-            Self::Hosted(_) => false,
+            Self::Leaf(leaf) => leaf.searches(),
             Self::Group(group) => group.settings().v1_search,
         }
     }
@@ -193,8 +182,7 @@ impl Repository {
     /// The first `need` images that have a text in their name or description, at least.
     pub async fn search(&self, text: &str, need: usize, asking: &Asking<'_>) -> Result<Found, Error> {
         match self {
-            Self::Mirror(mirror) => mirror.search(text, need).await,
-            Self::Hosted(hosted) => hosted.search(text).await,
+            Self::Leaf(leaf) => leaf.search(text, need).await,
             Self::Group(group) => group.search(text, need, asking).await,
         }
     }
@@ -207,8 +195,7 @@ impl Repository {
         asking: &Asking<'_>,
     ) -> Result<(Bytes, Outcome), Error> {
         match self {
-            Self::Mirror(mirror) => mirror.referrers(&mirror.named(image), digest).await,
-            Self::Hosted(hosted) => hosted.referrers(image, digest).await,
+            Self::Leaf(leaf) => leaf.referrers(image, digest).await,
             Self::Group(group) => group.referrers(image, digest, asking).await,
         }
     }

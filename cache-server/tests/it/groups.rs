@@ -6,7 +6,7 @@ use crate::support::{
     self, Answer, Cache, OCI_MANIFEST, Play, Registry, Seen, Setup, bytes, manifest_of, mirror, until_answer,
 };
 use cache_server::{
-    repository::Repository,
+    repository::{Leaf, Repository},
     store::record::{ManifestRecord, TagRecord, TagTarget, millis},
 };
 
@@ -43,7 +43,9 @@ async fn start(config: &str) -> (Setup, Cache) {
 async fn put(cache: &Cache, repository: &str, image: &str, tag: &str, body: &[u8]) -> String {
     let name = repository.parse().unwrap();
     let current = cache.server().current();
-    let Some(Repository::Hosted(hosted)) = current.repository(&name) else { unreachable!("no {repository}") };
+    let Some(Repository::Leaf(Leaf::Hosted(hosted))) = current.repository(&name) else {
+        unreachable!("no {repository}")
+    };
     let tree = cache.server().store.tree(&name, &hosted.settings().identity()).unwrap();
     let (image, digest) = (image.parse().unwrap(), support::digest(body).parse().unwrap());
     let (media_type, size) = (OCI_MANIFEST.parse::<cache_server::oci::MediaType>().unwrap(), body.len() as u64);

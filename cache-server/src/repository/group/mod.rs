@@ -13,7 +13,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use quick_cache::sync::Cache;
 
 use super::{
-    Asking, BlobAnswer, BlobContent, BlobRequest, Hosted, ManifestAnswer, MayPull, Mirror, Outcome, Want, error::Error,
+    Asking, BlobAnswer, BlobContent, BlobRequest, Hosted, Leaf, ManifestAnswer, MayPull, Outcome, Want, error::Error,
 };
 use crate::{
     globs::Glob,
@@ -25,15 +25,6 @@ use walk::{Kind, Member, Then, Walk, Wanted, Ways};
 
 /// Of how many images it is remembered which member had their manifest.
 const ANSWERED: usize = 10_000;
-
-/// A repository that holds content itself.
-#[derive(Clone)]
-pub enum Leaf {
-    /// A mirror.
-    Mirror(Arc<Mirror>),
-    /// A hosted repository.
-    Hosted(Arc<Hosted>),
-}
 
 /// A member and what decides whether it is asked.
 struct Place {
@@ -231,8 +222,7 @@ impl Group {
         self.check_online()?;
         let leaves = self.places.iter().map(|place| async move {
             match &place.leaf {
-                Some(Leaf::Mirror(mirror)) => mirror.search(text, need).await,
-                Some(Leaf::Hosted(hosted)) => hosted.search(text).await,
+                Some(leaf) => leaf.search(text, need).await,
                 None => Ok(Found::default()),
             }
         });
@@ -340,45 +330,6 @@ impl Group {
     fn not_found(&self, image: &ImageName, reference: &str) -> Error {
         let separator = if reference.contains(':') { '@' } else { ':' };
         Error::NotFound { what: format!("{image}{separator}{reference}"), registry: self.settings.name.to_string() }
-    }
-}
-
-impl Leaf {
-    /// Its name.
-    #[must_use]
-    pub fn name(&self) -> &RepositoryName {
-        match self {
-            Self::Mirror(mirror) => &mirror.settings().name,
-            Self::Hosted(hosted) => &hosted.settings().name,
-        }
-    }
-
-    async fn manifest(&self, image: &ImageName, reference: &Reference, want: Want) -> Result<ManifestAnswer, Error> {
-        match self {
-            Self::Mirror(mirror) => mirror.manifest(&mirror.named(image), reference, want).await,
-            Self::Hosted(hosted) => hosted.manifest(image, reference).await,
-        }
-    }
-
-    async fn blob(&self, image: &ImageName, digest: &Digest, request: BlobRequest) -> Result<BlobAnswer, Error> {
-        match self {
-            Self::Mirror(mirror) => mirror.blob(&mirror.named(image), digest, request).await,
-            Self::Hosted(hosted) => hosted.blob(image, digest, request.want).await,
-        }
-    }
-
-    async fn tags(&self, image: &ImageName) -> Result<(Arc<Vec<Tag>>, Outcome), Error> {
-        match self {
-            Self::Mirror(mirror) => mirror.tags(&mirror.named(image)).await,
-            Self::Hosted(hosted) => hosted.tags(image).await,
-        }
-    }
-
-    async fn referrers(&self, image: &ImageName, digest: &Digest) -> Result<(Bytes, Outcome), Error> {
-        match self {
-            Self::Mirror(mirror) => mirror.referrers(&mirror.named(image), digest).await,
-            Self::Hosted(hosted) => hosted.referrers(image, digest).await,
-        }
     }
 }
 
