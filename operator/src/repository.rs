@@ -203,17 +203,41 @@ impl Repository {
     /// members of nested groups in their place. A ring adds nothing when it comes round, and members of another server none.
     #[must_use]
     pub fn leaves(&self, holders: &Holders) -> Vec<Self> {
-        fn walk(from: &Repository, holders: &Holders, seen: &mut BTreeSet<String>, found: &mut Vec<Repository>) {
-            let Repository::Group(group) = from else { return found.push(from.clone()) };
+        self.behind(holders, &|_| true).into_iter().filter(|it| !matches!(it, Self::Group(_))).collect()
+    }
+
+    /// The group in it that hides some of these leaves from those who do not log in: every way to them leads through a group that
+    /// is not for everyone, and this one is on one of them.
+    #[must_use]
+    pub fn hidden_by(&self, holders: &Holders, leaf: impl Fn(&Self) -> bool) -> Option<Self> {
+        let open: BTreeSet<String> = self.behind(holders, &Self::is_anonymous).iter().map(Self::name).collect();
+        let is_hidden = |it: &Self| leaf(it) && !open.contains(&it.name());
+        let closed = |it: &Self| matches!(it, Self::Group(_)) && !it.is_anonymous();
+        let inner = self.behind(holders, &|_| true).into_iter().filter(|it| it.name() != self.name() && closed(it));
+        inner.into_iter().find(|group| group.leaves(holders).iter().any(is_hidden))
+    }
+
+    /// Itself and what is behind it, each once, through those nested groups that `passes` lets through.
+    fn behind(&self, holders: &Holders, passes: &dyn Fn(&Self) -> bool) -> Vec<Self> {
+        fn walk(
+            from: &Repository,
+            holders: &Holders,
+            passes: &dyn Fn(&Repository) -> bool,
+            seen: &mut BTreeSet<String>,
+            found: &mut Vec<Repository>,
+        ) {
+            found.push(from.clone());
+            let Repository::Group(group) = from else { return };
             for member in &group.spec.members {
                 let next = holders.get(member).filter(|next| next.server() == from.server());
+                let next = next.filter(|next| !matches!(next, Repository::Group(_)) || passes(next));
                 if let Some(next) = next.filter(|_| seen.insert(member.clone())) {
-                    walk(next, holders, seen, found);
+                    walk(next, holders, passes, seen, found);
                 }
             }
         }
         let mut found = Vec::new();
-        walk(self, holders, &mut BTreeSet::from([self.name()]), &mut found);
+        walk(self, holders, passes, &mut BTreeSet::from([self.name()]), &mut found);
         found
     }
 }

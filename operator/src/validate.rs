@@ -316,7 +316,8 @@ pub fn login_for_nodes(repository: &Repository, holders: &Holders) -> Option<Pro
         Repository::Mirror(_) | Repository::Hosted(_) => Vec::new(),
     };
     let mut who = std::iter::once(repository).chain(members.iter().filter(|leaf| asked(leaf)));
-    let closed = who.find(|repository| !repository.is_anonymous())?;
+    let closed = who.find(|repository| !repository.is_anonymous()).cloned();
+    let closed = closed.or_else(|| repository.hidden_by(holders, asked))?;
     Some(Problem::LoginRequired { who: closed.to_string() })
 }
 
@@ -1090,6 +1091,18 @@ mod tests {
             ([all(true), hub(), closed("quay.io")], None),
             ([all(true), hub(), closed("docker.io")], Some("HostedRepository team")),
             ([all(false), hub(), closed("quay.io")], Some("RepositoryGroup all")),
+        ] {
+            let holders = crate::repository::holders(&repositories, &BTreeSet::new());
+            let who = who.map(|who| Problem::LoginRequired { who: who.to_owned() });
+            assert_eq!(login_for_nodes(&repositories[0], &holders), who);
+        }
+        // A closed group in it hides an open member, unless another way leads to it.
+        let veil = |members: &[&str]| group_with("veil", json!({"members": members, "anonymousPull": false}));
+        let open = |members: &[&str]| group_with("all", json!({"members": members, "nodes": nodes}));
+        for (repositories, who) in [
+            ([open(&["veil"]), veil(&["hub"]), hub()], Some("RepositoryGroup veil")),
+            ([open(&["veil", "hub"]), veil(&["hub"]), hub()], None),
+            ([open(&["veil", "hub"]), veil(&["quay"]), hub()], None),
         ] {
             let holders = crate::repository::holders(&repositories, &BTreeSet::new());
             let who = who.map(|who| Problem::LoginRequired { who: who.to_owned() });
