@@ -158,7 +158,7 @@ impl Routing {
                 match connector {
                     ConnectorSettings::Port { port, .. } => drop(table.ports.insert(*port, repository.name.clone())),
                     ConnectorSettings::Host { host, .. } => {
-                        drop(table.hosts.insert(host.clone(), repository.name.clone()))
+                        drop(table.hosts.insert(host.clone(), repository.name.clone()));
                     }
                 }
             }

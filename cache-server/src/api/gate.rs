@@ -145,10 +145,18 @@ impl<'a> Gate<'a> {
         report: &mut Report,
     ) -> Result<(), ApiError> {
         let target = target(repository);
-        if !target.wants_logins() {
+        if !target.wants_logins() && !self.hides_members(repository) {
             return Ok(());
         }
         self.logged_in(service(route), target.anonymous_pull, report).await
+    }
+
+    /// Whether a group has members for those who log in.
+    fn hides_members(&self, repository: &Repository) -> bool {
+        let Repository::Group(group) = repository else { return false };
+        let is_open = |name: &_| self.current.repository(name).is_some_and(|it| target(it).anonymous_pull);
+        let seen = group.leaves_for(&is_open).filter(|leaf| is_open(leaf.name()));
+        self.auth().has_logins() && seen.count() < group.leaves().count()
     }
 
     /// The same for `/v2/` of the main port, which is that of all repositories.

@@ -235,16 +235,16 @@ impl Api {
 
 /// Why a request goes nowhere, with the ways in to what the caller may see.
 async fn unrouted(gate: &Gate<'_>, nowhere: &Unrouted) -> ApiError {
-    let mut message = nowhere.to_string();
-    if nowhere.is_lost() {
+    let message = if nowhere.is_lost() {
         let onlooker = Onlooker::or_nobody(gate).await;
         let may_see = |name: &_| gate.current.repository(name).is_some_and(|it| onlooker.may_see(it, None));
-        let ways = gate.current.routing.ways(may_see);
-        message += &match ways.as_slice() {
-            [] => "; there are none here that everyone may see".to_owned(),
-            ways => format!("; the ways in are: {}", ways.join("; ")),
-        };
-    }
+        match gate.current.routing.ways(may_see).as_slice() {
+            [] => format!("{nowhere}; there is no way in that you may see without a permission"),
+            ways => format!("{nowhere}; the ways in are: {}", ways.join("; ")),
+        }
+    } else {
+        nowhere.to_string()
+    };
     ApiError::new(nowhere.code(), StatusCode::NOT_FOUND, message)
 }
 

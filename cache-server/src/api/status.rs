@@ -58,7 +58,8 @@ struct Mistake<'a> {
 struct Problem<'a> {
     kind: &'static str,
     name: &'a RepositoryName,
-    problem: String,
+    #[serde(rename = "problem")]
+    said: String,
 }
 
 #[derive(Serialize)]
@@ -101,8 +102,7 @@ async fn status(State(server): State<Arc<Server>>) -> Response {
 }
 
 fn problems(current: &Current) -> Vec<Problem<'_>> {
-    let problem = |(name, problem)| Problem { kind: "RepositoryGroup", name, problem };
-    current.problems().map(problem).collect()
+    current.problems().map(|(name, said)| Problem { kind: "RepositoryGroup", name, said }).collect()
 }
 
 /// Those that belong to no object have an empty kind and name.

@@ -158,7 +158,8 @@ mod tests {
         let query = ManifestQuery::parse(Some("tag=a&tag=b&tag=a&tag=")).unwrap();
         assert_eq!(query.tags.iter().map(Tag::as_str).collect::<Vec<_>>(), ["a", "b"]);
         assert!(matches!(ManifestQuery::parse(Some("tag=.x")), Err(PushQueryError::Tag(_))));
-        let many: String = (0..=MAX_TAGS).map(|number| format!("tag=t{number}&")).collect();
+        let many: Vec<String> = (0..=MAX_TAGS).map(|number| format!("tag=t{number}")).collect();
+        let many = many.join("&");
         assert_eq!(ManifestQuery::parse(Some(&many)), Err(PushQueryError::TooManyTags));
     }
 

@@ -106,7 +106,7 @@ mod tests {
     /// Groups by `name: members`, mirrors by name alone, hosted repositories with a slash in front; those that end in `!` have a
     /// mistake.
     fn settings(repositories: &[&str]) -> Settings {
-        let text: String = repositories
+        let text: Vec<String> = repositories
             .iter()
             .map(|text| {
                 let (kind, name, spec) = match (text.split_once(": "), text.strip_prefix('/')) {
@@ -124,7 +124,7 @@ mod tests {
             .collect();
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("config.yaml");
-        std::fs::write(&config, text).unwrap();
+        std::fs::write(&config, text.concat()).unwrap();
         Settings::load_good(&Sources { config: Some(config), ..Sources::default() }, None).settings
     }
 

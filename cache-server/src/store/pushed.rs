@@ -66,7 +66,7 @@ impl Change<'_> {
         if !self.tree.store.layout.blob(digest).try_exists()? {
             return Ok(None);
         }
-        self.read(&self.tree.layout.image_blob(self.image, digest))
+        Self::read(&self.tree.layout.image_blob(self.image, digest))
     }
 
     /// Links a blob that is stored, and says its size; nothing when it is not stored.
@@ -95,7 +95,7 @@ impl Change<'_> {
 
     /// A manifest.
     pub fn manifest(&self, digest: &Digest) -> io::Result<Option<ManifestRecord>> {
-        self.read(&self.tree.layout.manifest(self.image, digest))
+        Self::read(&self.tree.layout.manifest(self.image, digest))
     }
 
     /// Stores a manifest. The bytes must hash to `digest`.
@@ -128,7 +128,7 @@ impl Change<'_> {
 
     /// A tag.
     pub fn tag(&self, tag: &Tag) -> io::Result<Option<TagRecord>> {
-        self.read(&self.tree.layout.tag(self.image, tag))
+        Self::read(&self.tree.layout.tag(self.image, tag))
     }
 
     /// All tags.
@@ -183,7 +183,7 @@ impl Change<'_> {
         (self.tree.key, self.image.clone(), digest.clone())
     }
 
-    fn read<T: serde::de::DeserializeOwned>(&self, path: &std::path::Path) -> io::Result<Option<T>> {
+    fn read<T: serde::de::DeserializeOwned>(path: &std::path::Path) -> io::Result<Option<T>> {
         // Whoever pushes again what cannot be read mends it.
         Ok(files::read_record(path, Unreadable::Missing)?.map(|(record, _)| record))
     }

@@ -206,12 +206,11 @@ impl Store {
         id: &UploadId,
     ) -> Result<Arc<Upload>, UploadError> {
         let found = self.uploads.sessions.get(id).map(|upload| Arc::clone(&upload));
-        let found = match found {
-            Some(upload) => Some(upload),
-            None => {
-                let (store, id) = (Arc::clone(self), id.clone());
-                blocking(move || store.load_upload(&id)).await?
-            }
+        let found = if found.is_some() {
+            found
+        } else {
+            let (store, id) = (Arc::clone(self), id.clone());
+            blocking(move || store.load_upload(&id)).await?
         };
         let upload = found.filter(|upload| {
             upload.state.repository == repository.as_str() && upload.state.image == *image && !upload.progress().gone

@@ -787,9 +787,9 @@ async fn nobody_pushes_or_deletes_without_a_permission() {
         }
     }
     // Bob may push to this image, and not delete from it.
-    let bob = team.user("bob");
-    assert_eq!(bob.ask("POST", &format!("{APP}/blobs/uploads/")).await.status, 202);
-    assert_eq!(bob.ask("DELETE", &format!("{APP}/manifests/1")).await.status, 403);
+    let pusher = team.user("bob");
+    assert_eq!(pusher.ask("POST", &format!("{APP}/blobs/uploads/")).await.status, 202);
+    assert_eq!(pusher.ask("DELETE", &format!("{APP}/manifests/1")).await.status, 403);
 }
 
 #[tokio::test]

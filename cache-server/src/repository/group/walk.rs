@@ -220,7 +220,7 @@ mod tests {
 
     fn asked(image: &str, registry: Option<&str>, hidden: &[&str], first: Option<usize>) -> String {
         let members = members();
-        let registry = registry.map(|text| text.parse::<RegistryName>());
+        let registry = registry.map(str::parse::<RegistryName>);
         let meant = match &registry {
             None => Meant::Unsaid,
             Some(Ok(registry)) => Meant::Registry(registry),

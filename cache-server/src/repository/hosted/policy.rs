@@ -127,8 +127,12 @@ mod tests {
             ("v*.*.0", &["v1.2.0", "v1.0.0.0"], &["v1.0", "v1.2.1"]),
             ("1.0", &["1.0"], &["1.00", "1x0"]),
         ] {
-            good.iter().for_each(|text| assert!(matches(pattern, text), "{pattern} {text}"));
-            bad.iter().for_each(|text| assert!(!matches(pattern, text), "{pattern} {text}"));
+            for text in good {
+                assert!(matches(pattern, text), "{pattern} {text}");
+            }
+            for text in bad {
+                assert!(!matches(pattern, text), "{pattern} {text}");
+            }
         }
     }
 

@@ -97,6 +97,7 @@ impl Kind {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "a table, a line or two per row")]
 fn rows() -> Vec<Row> {
     use Kind::{Mirror, Node, Server};
     vec![
