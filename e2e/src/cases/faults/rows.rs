@@ -429,9 +429,10 @@ async fn missing(stage: &Stage<'_>) -> Result<String> {
 async fn damaged_in_place(stage: &Stage<'_>, damage: fn(&Path) -> Result<()>) -> Result<String> {
     let server = stage.server().await?;
     stage.pull_whole_layer(&server).await?;
+    let stored = stage.until_stored(&server).await?;
     // The second read is one of a file that is known to be right.
     stage.pull_whole_layer(&server).await?;
-    damage(&stage.stored(&server))?;
+    damage(&stored)?;
     healed(stage, &server).await
 }
 

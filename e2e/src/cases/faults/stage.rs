@@ -191,6 +191,19 @@ impl<'w> Stage<'w> {
         let hex = self.layer_digest().trim_start_matches("sha256:");
         server.data().join("blobs/sha256").join(&hex[..2]).join(hex)
     }
+
+    /// The same, once it is there: a client has a layer a moment before the store has named it.
+    pub(super) async fn until_stored(&self, server: &CacheServer) -> Result<PathBuf> {
+        let path = self.stored(server);
+        let named = async {
+            while !path.exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let limit = Duration::from_secs(5);
+        tokio::time::timeout(limit, named).await.with_context(|| format!("{} is not there", path.display()))?;
+        Ok(path)
+    }
 }
 
 /// GET of any path, with the `Accept` of a runtime.
