@@ -48,6 +48,8 @@ pub struct Authority {
     current: Option<Pair>,
     next: Option<Pair>,
     previous: Option<String>,
+    /// The current one's certificate as the one before signed it: who trusts only that one accepts leaves of this one.
+    cross: Option<String>,
     heeded: Option<String>,
 }
 
@@ -60,7 +62,8 @@ impl Authority {
             let key = text(data, &format!("{name}.key")).filter(|pem| KeyPair::from_pem(pem).is_ok())?;
             Some(Pair { certificate, key })
         };
-        Self { current: pair("ca"), next: pair("next"), previous: text(data, "previous.crt"), heeded }
+        let (previous, cross) = (text(data, "previous.crt"), text(data, "cross.crt"));
+        Self { current: pair("ca"), next: pair("next"), previous, cross, heeded }
     }
 
     /// The Secret's data.
@@ -74,8 +77,10 @@ impl Authority {
                 put(&format!("{name}.key"), &pair.key);
             }
         }
-        if let Some(previous) = &self.previous {
-            put("previous.crt", previous);
+        for (name, certificate) in [("previous.crt", &self.previous), ("cross.crt", &self.cross)] {
+            if let Some(certificate) = certificate {
+                put(name, certificate);
+            }
         }
         data
     }
@@ -112,8 +117,10 @@ impl Authority {
             Step::Begin => (self.current, self.heeded) = (Some(authority(server, seen.now)?), wish),
             Step::PublishNext => (self.next, self.heeded) = (Some(authority(server, seen.now)?), wish),
             Step::Switch => {
-                self.previous = self.current.take().map(|pair| pair.certificate);
-                self.current = self.next.take();
+                let (old, new) = (self.current.take(), self.next.take());
+                self.cross =
+                    old.as_ref().zip(new.as_ref()).map(|(old, new)| cross(server, old, new, seen.now)).transpose()?;
+                (self.previous, self.current) = (old.map(|pair| pair.certificate), new);
             }
             Step::DropPrevious => self.previous = None,
             Step::Stay => {}
@@ -121,13 +128,19 @@ impl Authority {
         Ok(step != Step::Stay)
     }
 
-    /// The leaf that shall be mounted: `held`, unless it is due. `None` only before the first step.
+    /// The leaf that shall be mounted: `held`, unless it is due; with what leads from it to the authority before, so that
+    /// who read its trust before a rotation still accepts it after. `None` only before the first step.
     pub fn leaf(&self, held: Option<Pair>, names: &BTreeSet<String>, now: Timestamp) -> Result<Option<Pair>, Error> {
         let Some((pair, own)) = self.current.as_ref().and_then(|pair| Some((pair, facts(&pair.certificate)?))) else {
             return Ok(None);
         };
         let known = held.as_ref().and_then(|held| facts(&held.certificate));
-        if leaf_is_due(known.as_ref(), &own, names, now) { leaf(pair, names, now).map(Some) } else { Ok(held) }
+        if !leaf_is_due(known.as_ref(), &own, names, now) {
+            return Ok(held);
+        }
+        let mut leaf = leaf(pair, names, now)?;
+        leaf.certificate.push_str(self.cross.as_deref().unwrap_or_default());
+        Ok(Some(leaf))
     }
 
     /// Whether a leaf with this fingerprint is `held` and was signed by the current authority.
@@ -184,15 +197,32 @@ fn address(bytes: &[u8]) -> Option<String> {
 fn authority(server: &str, now: Timestamp) -> Result<Pair, Error> {
     let failed = |source| Error { name: server.to_owned(), source };
     let key = KeyPair::generate().map_err(failed)?;
-    let mut params = CertificateParams::new(Vec::new()).map_err(failed)?;
+    let certificate =
+        authority_params(server, &key, now).and_then(|params| params.self_signed(&key)).map_err(failed)?;
+    Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
+}
+
+/// The certificate of `new`, signed by `old` instead of by itself.
+fn cross(server: &str, old: &Pair, new: &Pair, now: Timestamp) -> Result<String, Error> {
+    let failed = |source| Error { name: server.to_owned(), source };
+    let signer = KeyPair::from_pem(&old.key).map_err(failed)?;
+    let issuer = Issuer::from_ca_cert_pem(&old.certificate, signer).map_err(failed)?;
+    let key = KeyPair::from_pem(&new.key).map_err(failed)?;
+    let mut params = authority_params(server, &key, now).map_err(failed)?;
+    params.use_authority_key_identifier_extension = true;
+    Ok(params.signed_by(&key, &issuer).map_err(failed)?.pem())
+}
+
+fn authority_params(server: &str, key: &KeyPair, now: Timestamp) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = CertificateParams::new(Vec::new())?;
     // Two authorities of one server must not share a subject: leaves name who signed them by it.
     let sign = crate::sign::hash(&serde_json::json!(key.public_key_pem()));
     params.distinguished_name.push(DnType::CommonName, format!("Entrepot cache-{server} CA {sign}"));
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    // It signs leaves, and the authority after it.
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     lasting(&mut params, now, AUTHORITY_LIFE);
-    let certificate = params.self_signed(&key).map_err(failed)?;
-    Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
+    Ok(params)
 }
 
 fn leaf(authority: &Pair, names: &BTreeSet<String>, now: Timestamp) -> Result<Pair, Error> {
@@ -222,11 +252,61 @@ fn lasting(params: &mut CertificateParams, now: Timestamp, life: Duration) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use rustls::{
+        RootCertStore,
+        client::{WebPkiServerVerifier, danger::ServerCertVerifier},
+    };
+    use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
+
     use super::*;
 
     fn seen(wish: Option<&'static str>, trust: bool, loaded: bool) -> Seen<'static> {
         let now = Timestamp::from_second(1_800_000_000).unwrap_or_default();
         Seen { now, wish, nodes_trust_all: trust, leaf_is_loaded: loaded }
+    }
+
+    /// Whether a client that trusts `roots` accepts what a server with this leaf shows.
+    fn accepts(roots: &str, leaf: &Pair, now: Timestamp) -> bool {
+        let certificates =
+            |pem: &str| CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(Result::ok).collect::<Vec<_>>();
+        let mut trusted = RootCertStore::empty();
+        trusted.add_parsable_certificates(certificates(roots));
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = WebPkiServerVerifier::builder_with_provider(trusted.into(), provider).build();
+        let shown = certificates(&leaf.certificate);
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(now.as_second().unsigned_abs()));
+        let (Ok(verifier), Some((own, others)), Ok(name)) =
+            (verifier, shown.split_first(), ServerName::try_from("cache-default"))
+        else {
+            return false;
+        };
+        verifier.verify_server_cert(own, others, &name, &[], now).is_ok()
+    }
+
+    #[test]
+    fn who_read_its_trust_before_a_rotation_accepts_the_leaf_after_it() {
+        let names = BTreeSet::from(["cache-default".to_owned()]);
+        let mut authority = Authority::default();
+        let step = |authority: &mut Authority, wish| authority.step("default", &seen(wish, true, true)).is_ok();
+        let now = seen(None, true, true).now;
+        assert!(step(&mut authority, None));
+        let before = authority.bundle().unwrap_or_default();
+        assert!(step(&mut authority, Some("1")) && step(&mut authority, Some("1")));
+        // As it is read again when the operator dies here.
+        let mut authority = Authority::read(&authority.data(), Some("1".to_owned()));
+        let leaf = authority.leaf(None, &names, now).ok().flatten();
+        assert!(step(&mut authority, Some("1")));
+        let after = authority.bundle().unwrap_or_default();
+        assert!(!after.contains(&before));
+        assert!(leaf.as_ref().is_some_and(|leaf| accepts(&before, leaf, now)), "a pull that began before");
+        assert!(leaf.as_ref().is_some_and(|leaf| accepts(&after, leaf, now)));
+        let (mut another, names) = (Authority::default(), names);
+        assert!(step(&mut another, None));
+        assert!(!leaf.as_ref().is_some_and(|leaf| accepts(&another.bundle().unwrap_or_default(), leaf, now)));
+        let renewed = authority.leaf(None, &names, now).ok().flatten();
+        assert!(renewed.is_some_and(|leaf| accepts(&before, &leaf, now)), "a node that was away throughout");
     }
 
     #[test]

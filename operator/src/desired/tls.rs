@@ -1,7 +1,8 @@
 //! When the managed certificates are made anew: a state machine that is told the time. Pure. May import nothing of ours.
 //!
 //! A new authority is published beside the old one first; the leaf changes over when every reachable node trusts both;
-//! the old one is dropped when the server shows the new leaf. So no node meets a certificate that it does not trust.
+//! the old one is dropped when the server shows the new leaf, and with it the new authority signed by the old one, for pulls
+//! that read what they trust before. So no node meets a certificate that it does not trust.
 
 use std::collections::BTreeSet;
 
