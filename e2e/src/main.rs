@@ -115,7 +115,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         }
         Command::Cases { work, totals, soak_minutes, filter, .. } => {
             let cases = soak_minutes.map_or_else(|| suite::named(&filter), |minutes| vec![suite::soak(minutes)]);
-            run::cases_inside(work, &totals, Engines::Docker28, &cases)
+            run::cases_inside(work, &totals, Engines::default(), &cases)
         }
         Command::Matrix => run::matrix(),
         Command::Up => up::up(),

@@ -150,7 +150,7 @@ fn conclude_inside(totals: &Path, counted: impl Future<Output = Result<Totals>>)
 
 /// A cluster before the upstream.
 async fn cluster_world(work: PathBuf) -> Result<ClusterWorld> {
-    let world = world(work, Engines::Docker28).await?;
+    let world = world(work, Engines::default()).await?;
     let begun = Instant::now();
     let cluster = Cluster::start(&world).await.context("the cluster does not start")?;
     println!("       the cluster is ready after {:.1} s", begun.elapsed().as_secs_f64());

@@ -55,11 +55,11 @@ struct Mistake<'a> {
 }
 
 #[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "the name in the answer")]
 struct Problem<'a> {
     kind: &'static str,
     name: &'a RepositoryName,
-    #[serde(rename = "problem")]
-    said: String,
+    problem: String,
 }
 
 #[derive(Serialize)]
@@ -102,7 +102,7 @@ async fn status(State(server): State<Arc<Server>>) -> Response {
 }
 
 fn problems(current: &Current) -> Vec<Problem<'_>> {
-    current.problems().map(|(name, said)| Problem { kind: "RepositoryGroup", name, said }).collect()
+    current.problems().map(|(name, problem)| Problem { kind: "RepositoryGroup", name, problem }).collect()
 }
 
 /// Those that belong to no object have an empty kind and name.

@@ -18,6 +18,7 @@ use super::engines::start_cache;
 use crate::{
     command,
     engine::Docker,
+    install::Engines,
     lab::{CACHE, CacheServer, DOCKER1, NODES, Process},
     package::beside_this_program,
     suite::{Case, World},
@@ -50,7 +51,9 @@ pub fn cases() -> Vec<Case> {
         }),
         Case::new("docker host: --watch takes a dead cache out and brings it back", |world| Box::pin(watch(world))),
         Case::new("docker host: a cache with a certificate of one's own", |world| Box::pin(certificate(world))),
-        Case::new("docker host: other registries through hosts.toml", |world| Box::pin(other_registries(world))),
+        Case::new("docker host: other registries through hosts.toml, where it is read", |world| {
+            Box::pin(other_registries(world))
+        }),
     ]
 }
 
@@ -387,6 +390,13 @@ async fn other_registries(world: &World) -> Result<()> {
     let image = format!("{other}/library/nginx:latest");
     ensure!(host.docker.pull(&image).await.is_err(), "a registry that is nowhere answered");
     let mirrors = [format!("docker.io={}", cache.url()), format!("{other}={}/repository/other", cache.url())];
+    if world.programs.engines() != Engines::default() {
+        let why = host.refuses(&["apply", "--mirror", &mirrors[0], "--mirror", &mirrors[1]]).await?;
+        ensure!(why.contains("has mirrors for docker.io only") && why.contains(other), "said: {why}");
+        ensure!(host.text()? == before, "daemon.json was changed by what was refused");
+        host.docker.stop().await?;
+        return cache.stop().await;
+    }
     host.does(&["apply", "--mirror", &mirrors[0], "--mirror", &mirrors[1]]).await?;
     host.docker.pull(&image).await?;
     host.docker.pull(&world.images.sixty.reference()).await?;

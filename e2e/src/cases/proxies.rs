@@ -86,7 +86,7 @@ impl Site {
     /// Ends all of it.
     pub async fn stop(&mut self) -> Result<()> {
         for proxy in &mut self.proxies {
-            proxy.stop().await?;
+            proxy.stop()?;
         }
         self.server.stop().await
     }

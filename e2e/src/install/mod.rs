@@ -15,7 +15,7 @@ use clap::ValueEnum;
 use unpacked::Suite;
 
 /// Engines as a release of Debian ships them together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Engines {
     /// Docker 20.10 with containerd 1.6.
     #[value(name = "20.10")]
@@ -24,6 +24,7 @@ pub enum Engines {
     #[value(name = "26.1")]
     Docker26,
     /// Docker 28 with containerd 2: what every run uses.
+    #[default]
     #[value(name = "28")]
     Docker28,
 }
@@ -52,6 +53,12 @@ impl Programs {
     pub fn in_cache(cache: &Path, engines: Engines) -> Result<Self> {
         let (tools, kubernetes) = (go::TOOLS.folder(cache)?, go::KUBERNETES.folder(cache)?);
         Ok(Self { cache: cache.to_owned(), engines, tools, kubernetes })
+    }
+
+    /// Which generation they are of.
+    #[must_use]
+    pub const fn engines(&self) -> Engines {
+        self.engines
     }
 
     /// The folder with containerd 1.7 and its `ctr`; with the oldest engines 1.6.
@@ -183,7 +190,7 @@ pub fn install(cache: &Path) -> Result<Programs> {
     apt::install_missing()?;
     unpacked::fetch_missing(cache)?;
     go::TOOLS.begin(cache)?.finish()?;
-    Programs::in_cache(cache, Engines::Docker28)
+    Programs::in_cache(cache, Engines::default())
 }
 
 /// Brings the engines that only a matrix of them needs.

@@ -66,7 +66,7 @@ async fn take_steps(work: PathBuf, port: u16, progress: &Progress) -> Result<()>
 
 async fn start(work: PathBuf, port: u16, progress: &Progress) -> Result<ClusterWorld> {
     let kubeconfig = work.join(KUBECONFIG);
-    let world = progress.step("start the upstream registries and fill them", world(work, Engines::Docker28)).await?;
+    let world = progress.step("start the upstream registries and fill them", world(work, Engines::default())).await?;
     let cluster = progress.step("start Kubernetes on two nodes", Cluster::start(&world)).await?;
     let text = cluster.kubeconfig(&format!("https://127.0.0.1:{port}"), "administrator", MASTERS)?;
     OpenOptions::new()

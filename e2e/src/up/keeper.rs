@@ -21,7 +21,7 @@ const PORTS: u16 = 100;
 pub fn keep() -> Result<ExitCode> {
     let cache = cache_dir()?;
     let folder = RunFolder::named(&cache, NAME)?;
-    let programs = Programs::in_cache(&cache, Engines::Docker28)?;
+    let programs = Programs::in_cache(&cache, Engines::default())?;
     let runtime = tokio::runtime::Runtime::new().context("cannot start a runtime")?;
     runtime.block_on(async {
         let (listener, port) = free_port().await?;

@@ -136,7 +136,7 @@ fn follow(stream: UnixStream) -> Result<bool> {
 
 fn surroundings(cache: &Path) -> Result<String> {
     let kubeconfig = folder(cache).join(KUBECONFIG);
-    let programs = Programs::in_cache(cache, Engines::Docker28)?;
+    let programs = Programs::in_cache(cache, Engines::default())?;
     Ok(format!(
         "
 export KUBECONFIG={}

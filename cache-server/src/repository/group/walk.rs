@@ -131,10 +131,9 @@ impl Ways {
         of_member: impl Fn(usize) -> MayPull,
     ) -> Vec<MayPull> {
         let mut reached = vec![MayPull::No; self.groups.len()];
-        let mut pending = Vec::from_iter(reached.first_mut().map(|root| {
-            *root = MayPull::Yes;
-            0
-        }));
+        // The first one is the group itself.
+        reached[0] = MayPull::Yes;
+        let mut pending = vec![0];
         while let Some(group) = pending.pop() {
             for &nested in &self.groups[group].groups {
                 let by_this_way = reached[group].min(of_group(&self.groups[nested].name));
