@@ -3,8 +3,10 @@
 //! In reading order: [`install`] (what a bare machine lacks), [`content`] and [`package`] (images without an engine),
 //! [`lab`] (a network without a way out, and processes in it), [`upstream`], [`proxy`] and [`engine`] (the registries
 //! beyond the cache, reverse proxies and runtimes before it), [`cluster`] (a Kubernetes), [`suite`] and [`cases`] (what is
-//! shown with them), [`run`] (a run from end to end), [`up`] (a cluster to look at), [`checks`] (cargo's own).
+//! shown with them), [`run`] (a run from end to end), [`up`] (a cluster to look at), [`bench`] (beside the peers),
+//! [`checks`] (cargo's own).
 
+pub mod bench;
 pub mod cases;
 pub mod checks;
 pub mod cluster;

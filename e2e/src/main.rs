@@ -56,7 +56,7 @@ enum Command {
         /// The cases in a cluster instead of those on single engines.
         #[arg(long)]
         cluster: bool,
-        /// The cases with engines, with these, instead of those that the filter picks.
+        /// Of the cases that the filter picks, only those with engines, and with these.
         #[arg(long)]
         engines: Option<Engines>,
         /// As for `test`.
@@ -64,13 +64,46 @@ enum Command {
         filter: String,
     },
     /// Runs the cases with engines once for every generation of Docker and containerd in use.
-    Matrix,
+    Matrix {
+        /// Only those whose name holds this.
+        #[arg(default_value = "")]
+        filter: String,
+    },
     /// Mixed load with random faults for an hour: nothing wrong, nothing hung, nothing left over, memory flat. Then ten
     /// idle minutes of a cluster: nothing is written.
     Soak {
         /// For how many minutes.
         #[arg(long, default_value_t = 60)]
         minutes: u64,
+    },
+    /// Measures the cache server beside nginx and docker-registry, in turn in one run: tables of medians and ratios, a JSON
+    /// file, a plot.
+    Bench {
+        /// Only cases whose name holds this.
+        #[arg(default_value = "")]
+        filter: String,
+        /// How often each is measured.
+        #[arg(long, default_value_t = 9)]
+        rounds: usize,
+        /// A folder for `bench.json` and `bench.svg`.
+        #[arg(long, default_value = "target/bench")]
+        output: PathBuf,
+    },
+    /// Measures inside the namespaces that `bench` makes.
+    #[command(hide = true)]
+    Measure {
+        /// The run's folder.
+        #[arg(long)]
+        work: PathBuf,
+        /// As for `bench`.
+        #[arg(long)]
+        rounds: usize,
+        /// As for `bench`.
+        #[arg(long)]
+        output: PathBuf,
+        /// As for `bench`.
+        #[arg(default_value = "")]
+        filter: String,
     },
     /// Checks form: rustfmt, clippy, rustdoc, and cargo-deny where it is installed.
     Lint,
@@ -110,18 +143,20 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             let cases = soak_minutes.map_or_else(|| suite::named_in_cluster(&filter), |_| vec![suite::idle_soak()]);
             run::cluster_cases_inside(work, &totals, &cases)
         }
-        Command::Cases { work, totals, engines: Some(engines), .. } => {
-            run::cases_inside(work, &totals, engines, &suite::of_engines())
+        Command::Cases { work, totals, engines: Some(engines), filter, .. } => {
+            run::cases_inside(work, &totals, engines, &suite::of_engines(&filter))
         }
         Command::Cases { work, totals, soak_minutes, filter, .. } => {
             let cases = soak_minutes.map_or_else(|| suite::named(&filter), |minutes| vec![suite::soak(minutes)]);
             run::cases_inside(work, &totals, Engines::default(), &cases)
         }
-        Command::Matrix => run::matrix(),
+        Command::Matrix { filter } => run::matrix(&filter),
         Command::Up => up::up(),
         Command::Down => up::down(),
         Command::Keep => up::keeper::keep(),
         Command::Inside { work, port } => up::inside::stay(work, port),
+        Command::Bench { filter, rounds, output } => run::bench(&filter, rounds, &output),
+        Command::Measure { work, rounds, output, filter } => run::measure_inside(work, &filter, rounds, &output),
         Command::Lint => checks::lint(),
         Command::Images { command: Images::Build } => {
             checks::build_shipped()?;

@@ -10,6 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
+use crate::bench;
 use crate::checks;
 use crate::cluster::{self, Cluster, ClusterWorld};
 use crate::content::{self, Images};
@@ -51,8 +52,11 @@ pub fn test(filter: &str) -> Result<ExitCode> {
     Ok(conclude(totals))
 }
 
-/// The cases with engines, with each generation of them.
-pub fn matrix() -> Result<ExitCode> {
+/// The cases with engines whose name holds `filter`, with each generation of them.
+pub fn matrix(filter: &str) -> Result<ExitCode> {
+    if suite::of_engines(filter).is_empty() {
+        bail!("no case with engines has {filter:?} in its name; leave the filter out to run all of them");
+    }
     let cache = cache_dir()?;
     let programs = prepare(&cache)?;
     step("fetch the older engines", || install::install_older_engines(&cache))?;
@@ -61,7 +65,7 @@ pub fn matrix() -> Result<ExitCode> {
     for engines in Engines::value_variants() {
         let name = engines.to_possible_value().context("every generation has a name")?.get_name().to_owned();
         let folder = RunFolder::create(&cache)?;
-        let arguments = ["--engines".into(), name.clone().into()];
+        let arguments = ["--engines".into(), name.clone().into(), filter.into()];
         let totals_of = || run_inside(&folder, &programs, &arguments);
         totals.add(step(&format!("run the cases with Docker {name}"), totals_of)?);
     }
@@ -82,6 +86,22 @@ pub fn soak(minutes: u64) -> Result<ExitCode> {
     totals.add(step("soak, in a cluster", || run_inside(&folder, &programs, &in_cluster))?);
     drop(folder);
     Ok(conclude(totals))
+}
+
+/// Ours beside the peers.
+pub fn bench(filter: &str, rounds: usize, output: &Path) -> Result<ExitCode> {
+    bench::named(filter)?;
+    let cache = cache_dir()?;
+    let folder = RunFolder::create(&cache)?;
+    let programs = step("install what is missing", || install::install(&cache))?;
+    step("build our programs", checks::build_shipped)?;
+    let mut arguments: Vec<OsString> = vec!["measure".into(), "--work".into(), folder.path().into()];
+    let output = std::path::absolute(output).context("cannot tell where the output is to be")?;
+    arguments.extend(["--rounds".into(), rounds.to_string().into(), "--output".into(), output.into(), filter.into()]);
+    let mut child = folder.launch_inside(&arguments, &programs.search_path()?)?;
+    let _lifeline = child.stdin.take();
+    let status = child.wait().context("cannot wait for the namespaces")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Brings what every run needs.
@@ -139,6 +159,13 @@ pub fn cluster_cases_inside(work: PathBuf, totals: &Path, cases: &[ClusterCase])
         let world = cluster_world(work).await?;
         suite::run(&world.world.lab, &world, cases).await
     })
+}
+
+/// The second phase of [`bench`].
+pub fn measure_inside(work: PathBuf, filter: &str, rounds: usize, output: &Path) -> Result<ExitCode> {
+    enter::settle(ENGINES, &cache_dir()?)?;
+    let runtime = tokio::runtime::Runtime::new().context("cannot start a runtime")?;
+    runtime.block_on(bench::measure(work, filter, rounds, output))
 }
 
 fn conclude_inside(totals: &Path, counted: impl Future<Output = Result<Totals>>) -> Result<ExitCode> {

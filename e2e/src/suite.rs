@@ -151,10 +151,10 @@ const OF_ENGINES: [&str; 7] = [
     "teams: three",
 ];
 
-/// The cases in which it may matter which engine it is.
+/// The cases whose name holds `filter` and in which it may matter which engine it is.
 #[must_use]
-pub fn of_engines() -> Vec<Case> {
-    all().into_iter().filter(|case| OF_ENGINES.iter().any(|start| case.name.starts_with(start))).collect()
+pub fn of_engines(filter: &str) -> Vec<Case> {
+    named(filter).into_iter().filter(|case| OF_ENGINES.iter().any(|start| case.name.starts_with(start))).collect()
 }
 
 /// The cases whose name holds `filter`.
@@ -163,10 +163,16 @@ pub fn named(filter: &str) -> Vec<Case> {
     all().into_iter().filter(|case| case.name.contains(filter)).collect()
 }
 
-/// The cases in the cluster whose name holds `filter`.
+/// The cases in the cluster whose name holds `filter`, after the one that installs the product.
 #[must_use]
 pub fn named_in_cluster(filter: &str) -> Vec<ClusterCase> {
-    all_in_cluster().into_iter().filter(|case| case.name.contains(filter)).collect()
+    let named: Vec<_> = all_in_cluster().into_iter().filter(|case| case.name.contains(filter)).collect();
+    if named.is_empty() {
+        return named;
+    }
+    let mut first = vec![cases::cluster_pods::first()];
+    first.retain(|first| named.iter().all(|case| case.name != first.name));
+    [first, named].concat()
 }
 
 /// The load case, for so many minutes.

@@ -9,11 +9,17 @@ use crate::suite::ClusterCase;
 #[must_use]
 pub fn cases() -> Vec<ClusterCase> {
     vec![
-        ClusterCase::new("cluster: pods from both nodes run through one cache", |world| Box::pin(one_cache(world))),
+        first(),
         ClusterCase::new("cluster: pods from both nodes run with the upstream cut off", |world| {
             Box::pin(cut_off(world))
         }),
     ]
+}
+
+/// The one that installs the product, which all later ones need.
+#[must_use]
+pub fn first() -> ClusterCase {
+    ClusterCase::new("cluster: pods from both nodes run through one cache", |world| Box::pin(one_cache(world)))
 }
 
 async fn one_cache(world: &ClusterWorld) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -52,6 +53,51 @@ pub fn processes(group: &Path, name: &str) -> Result<Vec<i32>> {
         }
     }
     Ok(Vec::new())
+}
+
+/// The same command, begun as a member of the group in the hierarchy that counts processor time.
+pub fn counted(group: &Path, command: &Command) -> Result<Command> {
+    let members = below(&counting()?, group).join("cgroup.procs");
+    let mut entering = Command::new("sh");
+    entering.arg("-c").arg("echo $$ > \"$0\" && exec \"$@\"").arg(members).arg(command.get_program());
+    entering.args(command.get_args());
+    for (variable, value) in command.get_envs() {
+        match value {
+            Some(value) => entering.env(variable, value),
+            None => entering.env_remove(variable),
+        };
+    }
+    Ok(entering)
+}
+
+/// The processor time that a group's processes have used since it was made, in seconds.
+pub fn processor_seconds(group: &Path) -> Result<f64> {
+    let folder = below(&counting()?, group);
+    let read = |file: &str| fs::read_to_string(folder.join(file));
+    // Version 1 counts nanoseconds, version 2 microseconds.
+    let counted = match read("cpuacct.usage") {
+        Ok(nanoseconds) => nanoseconds.trim().parse::<u64>().ok().map(Duration::from_nanos),
+        Err(_) => read("cpu.stat").ok().and_then(|text| {
+            let microseconds = text.lines().find_map(|line| line.strip_prefix("usage_usec "))?;
+            microseconds.parse::<u64>().ok().map(Duration::from_micros)
+        }),
+    };
+    counted.map(|time| time.as_secs_f64()).with_context(|| format!("{} counts no processor time", folder.display()))
+}
+
+/// The processes of a group whose processor time is counted.
+pub fn counted_processes(group: &Path) -> Result<Vec<i32>> {
+    let text =
+        fs::read_to_string(below(&counting()?, group).join("cgroup.procs")).context("cannot read a control group")?;
+    Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
+}
+
+/// The hierarchy that counts processor time.
+fn counting() -> Result<PathBuf> {
+    let all = hierarchies()?;
+    let counts =
+        |hierarchy: &&PathBuf| ["cpuacct.usage", "cgroup.controllers"].iter().any(|file| hierarchy.join(file).exists());
+    all.iter().find(counts).cloned().context("this machine has no control groups that count processor time")
 }
 
 fn find(folder: &Path, name: &str) -> Result<Option<PathBuf>> {
