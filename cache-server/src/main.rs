@@ -70,7 +70,7 @@ fn main() -> ExitCode {
         println!("the configuration is good: {} repositories", loaded.settings.repositories().count());
         return ExitCode::SUCCESS;
     }
-    telemetry::init();
+    let _log = telemetry::init();
     match serve(options, loaded, introduce) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,6 +1,6 @@
 //! The words a spec is made of: types that cannot hold a wrong value. May import nothing of ours.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -54,10 +54,11 @@ pub fn is_registry(text: &str) -> bool {
 /// The unique name of a repository.
 ///
 /// Invariants: a DNS label (RFC 1123: 1 to 63 of `a-z`, `0-9`, `-`, neither first nor last a `-`), hence without dots,
-/// because a first path segment with a dot is a registry; and not one of [`RESERVED_REPOSITORY_NAMES`].
+/// because a first path segment with a dot is a registry; and not one of [`RESERVED_REPOSITORY_NAMES`]. Cloning counts a
+/// reference.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct RepositoryName(String);
+pub struct RepositoryName(Arc<str>);
 
 /// Why a text is no [`RepositoryName`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -93,7 +94,7 @@ impl FromStr for RepositoryName {
         if RESERVED_REPOSITORY_NAMES.contains(&text) {
             return Err(RepositoryNameError::Reserved(text.to_owned()));
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 }
 
@@ -107,7 +108,7 @@ impl TryFrom<String> for RepositoryName {
 
 impl From<RepositoryName> for String {
     fn from(name: RepositoryName) -> Self {
-        name.0
+        name.as_str().to_owned()
     }
 }
 

@@ -54,8 +54,9 @@ impl World {
                 let (gets, bytes) = (counts.gets(&digest), counts.bytes(&digest));
                 ensure!(
                     gets == 1 && bytes == size,
-                    "the upstream sent {digest} of {} ({size} bytes) in {gets} answers, {bytes} bytes",
-                    image.name
+                    "the upstream sent {digest} of {} ({size} bytes) in {gets} answers, {bytes} bytes: {:#?}",
+                    image.name,
+                    counts.all().iter().filter(|asked| asked.path.ends_with(&digest)).collect::<Vec<_>>()
                 );
             }
         }

@@ -77,12 +77,8 @@ impl Answer for Api {
         let address =
             origin::client_address(connection.peer(), request.headers(), &current.settings.server.trusted_proxies);
         // The port of a peer tells clients apart that stand behind one address.
-        let client = if connection.peer().ip().to_canonical() == address {
-            connection.peer().to_string()
-        } else {
-            address.to_string()
-        };
-        let mut report = Report::begin(&self.server.metrics, client, &request, Instant::now());
+        let port = (connection.peer().ip().to_canonical() == address).then(|| connection.peer().port());
+        let mut report = Report::begin(&self.server.metrics, (address, port), &request, Instant::now());
         let external = current.settings.server.external_url.as_ref();
         let origin = Origin::of(request.uri(), request.headers(), connection.is_encrypted(), external);
         let gate = Gate::new(&self.server, &current, address, &origin, request.headers());

@@ -1,9 +1,13 @@
 //! One line in the log and one count in the metrics per request, when its answer has ended.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
 
 use crds::names::RepositoryName;
-use http::{Request, StatusCode, header};
+use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 
 use crate::{
     causes::with_causes,
@@ -15,13 +19,14 @@ use crate::{
 /// What is said of a request. Said when it is dropped: also when the client left early.
 pub(super) struct Report {
     metrics: Arc<Metrics>,
-    client: String,
-    method: String,
-    path: String,
-    agent: String,
+    /// A client behind a proxy has no port that is known.
+    client: (IpAddr, Option<u16>),
+    method: Method,
+    uri: Uri,
+    agent: Option<HeaderValue>,
     user: String,
-    repository: String,
-    image: String,
+    repository: Option<RepositoryName>,
+    image: Option<ImageName>,
     kind: &'static str,
     reference: String,
     outcome: &'static str,
@@ -33,18 +38,21 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn begin<T>(metrics: &Arc<Metrics>, client: String, request: &Request<T>, started: Instant) -> Self {
-        let agent = request.headers().get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+    pub(super) fn begin<T>(
+        metrics: &Arc<Metrics>,
+        client: (IpAddr, Option<u16>),
+        request: &Request<T>,
+        started: Instant,
+    ) -> Self {
         Self {
             metrics: Arc::clone(metrics),
             client,
-            method: request.method().to_string(),
-            // Without the query: a client may have put a token there.
-            path: request.uri().path().to_owned(),
-            agent: agent.unwrap_or_default().to_owned(),
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            agent: request.headers().get(header::USER_AGENT).cloned(),
             user: String::new(),
-            repository: String::new(),
-            image: String::new(),
+            repository: None,
+            image: None,
             kind: "other",
             reference: String::new(),
             outcome: "",
@@ -57,7 +65,7 @@ impl Report {
     }
 
     pub(super) fn repository(&mut self, name: &RepositoryName) {
-        name.as_str().clone_into(&mut self.repository);
+        self.repository = Some(name.clone());
     }
 
     /// Who logged in.
@@ -66,7 +74,7 @@ impl Report {
     }
 
     pub(super) fn image(&mut self, image: &ImageName) {
-        image.as_str().clone_into(&mut self.image);
+        self.image = Some(image.clone());
     }
 
     pub(super) fn kind(&mut self, kind: &'static str, reference: &str) {
@@ -104,7 +112,7 @@ impl Report {
 impl Drop for Report {
     fn drop(&mut self) {
         let labels = RequestLabels {
-            repository: std::mem::take(&mut self.repository),
+            repository: self.repository.as_ref().map(ToString::to_string).unwrap_or_default(),
             kind: self.kind,
             outcome: self.outcome,
             status: self.status.as_u16(),
@@ -113,17 +121,24 @@ impl Drop for Report {
         if self.routine && self.status == StatusCode::OK {
             return;
         }
+        let (address, port) = self.client;
+        // Only what is said costs anything.
+        let client = std::fmt::from_fn(|text| match port {
+            Some(port) => write!(text, "{}", SocketAddr::new(address, port)),
+            None => write!(text, "{address}"),
+        });
         tracing::info!(
             target: "request",
             {
-                client.address = self.client,
-                http.method = self.method,
-                http.path = self.path,
+                client.address = %client,
+                http.method = self.method.as_str(),
+                // Without the query: a client may have put a token there.
+                http.path = self.uri.path(),
                 http.status = labels.status,
-                http.user_agent = self.agent,
+                http.user_agent = self.agent.as_ref().and_then(|agent| agent.to_str().ok()).unwrap_or_default(),
                 user.name = self.user,
                 repository = labels.repository,
-                image.name = self.image,
+                image.name = self.image.as_ref().map(ImageName::as_str).unwrap_or_default(),
                 kind = self.kind,
                 reference = self.reference,
                 outcome = self.outcome,

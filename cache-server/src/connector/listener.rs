@@ -3,6 +3,7 @@
 use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -120,9 +121,12 @@ async fn serve_http(
     builder.timer(TokioTimer::new()).header_read_timeout(None);
     let http = builder.serve_connection(TokioIo::new(stream), service);
     let mut http = std::pin::pin!(http);
+    // A set of one polls it when it was woken only: asking the token takes a lock that all connections share.
+    let mut stopped: FuturesUnordered<_> = std::iter::once(stop.cancelled()).collect();
     let result = tokio::select! {
+        biased;
         result = &mut http => result,
-        () = stop.cancelled() => {
+        Some(()) = stopped.next() => {
             http.as_mut().graceful_shutdown();
             http.await
         }

@@ -52,9 +52,14 @@ impl From<&ClientLimits> for Limits {
 }
 
 /// A limit that runs while a certain thing is waited for.
+///
+/// The runtime's timer is not touched when a wait ends or the next begins, which is every request: it goes off at an old time
+/// now and then, and is set to the present one.
 #[derive(Default)]
 struct Timer {
-    running: Option<(u64, Pin<Box<Sleep>>)>,
+    /// The wait that runs, and when it has taken too long.
+    running: Option<(u64, Instant)>,
+    sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl Timer {
@@ -64,13 +69,24 @@ impl Timer {
 
     /// Starts at the first call for a wait, and says when the time is over.
     fn poll(&mut self, wait: u64, limit: Duration, cx: &mut Context<'_>) -> Poll<io::Error> {
-        if self.running.as_ref().is_none_or(|(running, _)| *running != wait) {
-            self.running = Some((wait, Box::pin(tokio::time::sleep_until(Instant::now() + limit))));
+        let now = Instant::now();
+        let end = match self.running {
+            Some((running, end)) if running == wait => end,
+            _ => now + limit,
+        };
+        self.running = Some((wait, end));
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(end)));
+        if sleep.deadline() > end {
+            sleep.as_mut().reset(end);
         }
-        match &mut self.running {
-            Some((_, sleep)) => sleep.as_mut().poll(cx).map(|()| io::ErrorKind::TimedOut.into()),
-            None => Poll::Pending,
+        while sleep.as_mut().poll(cx).is_ready() {
+            if now >= end {
+                self.running = None;
+                return Poll::Ready(io::ErrorKind::TimedOut.into());
+            }
+            sleep.as_mut().reset(end);
         }
+        Poll::Pending
     }
 }
 

@@ -1,6 +1,6 @@
 //! Image names: the `<name>` of the distribution spec ("Pulling manifests"). May import nothing of ours.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -11,10 +11,10 @@ const MAX_LEN: usize = 255;
 ///
 /// Invariants: 1 to 255 characters; components joined by `/`, each of lower-case letters and digits with single `.`, `_`, `__`
 /// or any number of `-` between them. So no component is empty, `.` or `..`, or begins with `.` or `_`: the name is
-/// safe as a relative path and never meets the store's own `_tags`.
+/// safe as a relative path and never meets the store's own `_tags`. Cloning counts a reference.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct ImageName(String);
+pub struct ImageName(Arc<str>);
 
 /// Why a text is no [`ImageName`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,7 +52,7 @@ impl FromStr for ImageName {
         }
         match text.split('/').find(|component| !is_component(component)) {
             Some(bad) => Err(ImageNameError::BadComponent(bad.to_owned())),
-            None => Ok(Self(text.to_owned())),
+            None => Ok(Self(text.into())),
         }
     }
 }
@@ -77,7 +77,7 @@ impl TryFrom<String> for ImageName {
 
 impl From<ImageName> for String {
     fn from(name: ImageName) -> Self {
-        name.0
+        name.as_str().to_owned()
     }
 }
 

@@ -181,7 +181,7 @@ impl Tree {
     /// Whether an image of a hosted repository has a blob. Counts as a use.
     pub async fn image_blob(&self, image: &ImageName, digest: &Digest) -> io::Result<Option<Arc<Used<LinkRecord>>>> {
         let key = (self.key, image.clone(), digest.clone());
-        self.record(&self.store.trees.image_blobs, key, self.layout.image_blob(image, digest)).await
+        self.record(&self.store.trees.image_blobs, key, || self.layout.image_blob(image, digest)).await
     }
 
     /// Images of a hosted repository that had a blob when that was last seen, the last one first: those to look at, without
@@ -218,7 +218,7 @@ impl Tree {
     /// Whether this repository may hand out a blob. Counts as a use.
     pub async fn link(&self, digest: &Digest) -> io::Result<Option<Arc<Used<LinkRecord>>>> {
         let key = (self.key, digest.clone());
-        self.record(&self.store.trees.links, key, self.layout.link(digest)).await
+        self.record(&self.store.trees.links, key, || self.layout.link(digest)).await
     }
 
     /// Lets this repository hand out a blob. To be called only when its own upstream, with its own credentials, has
@@ -231,7 +231,7 @@ impl Tree {
     /// A manifest of an image. Counts as a use.
     pub async fn manifest(&self, image: &ImageName, digest: &Digest) -> io::Result<Option<Arc<Used<ManifestRecord>>>> {
         let key = (self.key, image.clone(), digest.clone());
-        self.record(&self.store.trees.manifests, key, self.layout.manifest(image, digest)).await
+        self.record(&self.store.trees.manifests, key, || self.layout.manifest(image, digest)).await
     }
 
     /// Stores a manifest of an image. The bytes must hash to `digest`.
@@ -247,7 +247,7 @@ impl Tree {
     /// A tag of an image. Counts as a use.
     pub async fn tag(&self, image: &ImageName, tag: &Tag) -> io::Result<Option<Arc<Used<TagRecord>>>> {
         let key = (self.key, image.clone(), tag.clone());
-        self.record(&self.store.trees.tags, key, self.layout.tag(image, tag)).await
+        self.record(&self.store.trees.tags, key, || self.layout.tag(image, tag)).await
     }
 
     /// Records what the upstream said of a tag.
@@ -305,16 +305,17 @@ impl Tree {
         &self,
         cache: &Cache<K, Arc<Used<T>>>,
         key: K,
-        path: PathBuf,
+        path: impl FnOnce() -> PathBuf,
     ) -> io::Result<Option<Arc<Used<T>>>> {
         let now = SystemTime::now();
         if let Some(record) = cache.get(&key) {
             if record.is_due(now) {
+                let path = path();
                 blocking(move || files::touch(&path, now)).await;
             }
             return Ok(Some(record));
         }
-        let before = *self.changes();
+        let (before, path) = (*self.changes(), path());
         let unreadable = if self.only_copy.load(Ordering::Relaxed) { Unreadable::Error } else { Unreadable::Missing };
         let read = blocking(move || {
             let read = files::read_record(&path, unreadable)?;

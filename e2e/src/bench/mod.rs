@@ -41,6 +41,7 @@ pub fn named(filter: &str) -> Result<Vec<&'static Case>> {
 /// Measures those cases over so many rounds, prints what came of it and writes it into `output`. Inside the laboratory.
 pub async fn measure(work: PathBuf, filter: &str, rounds: usize, output: &Path) -> Result<ExitCode> {
     raise_open_files();
+    spare_ports()?;
     let cache = cache_dir()?;
     let programs = Programs::in_cache(&cache, Engines::default())?;
     let lab = Lab::new(work, cache);
@@ -122,4 +123,13 @@ fn raise_open_files() {
     limit.current = limit.maximum;
     // The first connection too many says what is wrong.
     let _ = setrlimit(Resource::Nofile, limit);
+}
+
+/// Every round of some cases leaves thousands of connections that the kernel would remember for a minute.
+fn spare_ports() -> Result<()> {
+    for (name, value) in [("ip_local_port_range", "1024 65000"), ("tcp_max_tw_buckets", "1000")] {
+        let file = Path::new("/proc/sys/net/ipv4").join(name);
+        std::fs::write(&file, value).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
 }
