@@ -24,7 +24,7 @@ mod token;
 use std::{sync::Arc, time::Instant};
 
 use crds::names::RepositoryName;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 
 use crate::{
@@ -157,7 +157,8 @@ impl Api {
         }
         let action = request::action(request.method(), &endpoint);
         if action != Action::Pull && !gate::target(repository).takes_writes() {
-            return Err(ApiError::read_only(&route.repository, request.method()));
+            // Before the login, which would not help.
+            pushes::target(repository)?;
         }
         let admitted = match &endpoint {
             Endpoint::Base => {
@@ -271,13 +272,6 @@ fn value(text: &str) -> Option<HeaderValue> {
 }
 
 impl ApiError {
-    fn read_only(repository: &RepositoryName, method: &Method) -> Self {
-        let message = format!(
-            "{method} is not offered here: {repository} takes no pushes and deletes nothing; push to a hosted repository, or to the upstream"
-        );
-        Self::new(ErrorCode::Unsupported, StatusCode::METHOD_NOT_ALLOWED, message)
-    }
-
     fn unknown_path(path: &str) -> Self {
         let message = format!(
             "{path:?} is no path of the registry API; it begins with /v2/<name>/ and goes on with manifests, blobs, tags/list or referrers"

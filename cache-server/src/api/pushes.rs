@@ -55,12 +55,12 @@ pub(super) fn target(repository: &Repository) -> Result<(&Arc<Hosted>, Option<&G
     match repository {
         Repository::Leaf(Leaf::Hosted(hosted)) => Ok((hosted, None)),
         Repository::Leaf(Leaf::Mirror(_)) => read_only(format!(
-            "{name} is a mirror: it serves what its upstream has and takes no pushes; push to the upstream"
+            "{name} is a mirror: it serves what its upstream has, takes no pushes and deletes nothing; push to a hosted repository, or to the upstream"
         )),
         Repository::Group(group) => match (group.push_target(), &group.settings().push_to) {
             (Some(hosted), _) => Ok((hosted, Some(group))),
             (None, None) => read_only(format!(
-                "{name} is a group and takes no pushes; push to the member that should have the image"
+                "{name} is a group without pushTo: it takes no pushes and deletes nothing; push to the member that should have the image"
             )),
             (None, Some(member)) => {
                 let message = format!(

@@ -561,7 +561,7 @@ async fn a_push_through_a_group_goes_to_its_member_with_the_blobs_of_the_others(
         401
     );
     let closed = team.push_manifest(&through("closed"), "1", OCI_MANIFEST, &manifest).await;
-    refused(&closed, 405, "UNSUPPORTED", "");
+    refused(&closed, 405, "UNSUPPORTED", "closed is a group without pushTo");
     let wrong = team.push_manifest(&through("wrong"), "1", OCI_MANIFEST, &manifest).await;
     assert_eq!(wrong.status, 503, "{wrong:?}");
 }

@@ -289,6 +289,7 @@ async fn pushes_are_refused_and_nobody_is_asked() {
     ] {
         let answer = cache.client().ask(method, &path).await;
         assert_eq!((answer.status, answer.code().as_str()), (405, "UNSUPPORTED"), "{method} {path}");
+        assert!(answer.text().contains("hub is a mirror"), "{method} {path}: {answer:?}");
         assert_eq!(answer.header("allow"), "GET, HEAD");
     }
     assert_eq!(registry.accepted(), 0);

@@ -1,6 +1,7 @@
 //! Hosted repositories and groups: their ways in without a proxy, their order, and what no failure and no name may get
 //! around.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -20,8 +21,8 @@ use crate::lab::{CACHE, CacheServer, SPARE_UPSTREAMS};
 use crate::suite::{Case, World};
 use crate::upstream::blob::Blob;
 use crate::upstream::client::{Ask, Ending};
-use crate::upstream::sites::{HUB, spare};
-use crate::upstream::users::{ALICE, BOB};
+use crate::upstream::sites::{BASIC, HUB, INDEX, spare};
+use crate::upstream::users::{ALICE, BOB, CAROL};
 
 /// The first of the port connectors.
 const FIRST_PORT: u16 = 20_000;
@@ -48,9 +49,10 @@ pub fn cases() -> Vec<Case> {
             |world| Box::pin(never_bypassed(world)),
         ),
         Case::new("hosted: a registry is answered by those that stand for it", |world| Box::pin(named_registry(world))),
-        Case::new("hosted: docker pulls by nested groups in order, with logins and without, and deletes", |world| {
-            Box::pin(groups_with_docker(world))
-        }),
+        Case::new(
+            "hosted: docker pulls by nested groups in order, with logins and without, searches and deletes",
+            |world| Box::pin(groups_with_docker(world)),
+        ),
     ]
 }
 
@@ -350,25 +352,41 @@ async fn named_registry(world: &World) -> Result<()> {
     server.stop().await
 }
 
+/// The ports of the mirrors that are searched, of Docker Hub's index, of another one and of a catalog, and of a group of them.
+const SEARCHED: [u16; 4] = [21_001, 21_002, 21_003, 21_004];
+
 /// `mysql` by a nested group's third member, private images of two accounts at one host side by side, anonymous pulls on and
-/// off, a push and a deletion.
+/// off, searches, a push and a deletion.
 async fn groups_with_docker(world: &World) -> Result<()> {
     let mirror = |registry: &str| json!({ "anonymousPull": true, "upstream": { "registry": registry } });
+    let index = format!("https://{}", spare(SPARE_UPSTREAMS[6]));
+    let searched = |number: usize, upstream: Value| {
+        let connectors = json!([{ "port": SEARCHED[number] }]);
+        json!({ "anonymousPull": true, "v1Search": true, "upstream": upstream, "connectors": connectors })
+    };
+    let custom = json!({ "registry": "alice.example.net", "index": { "type": "Custom", "url": index } });
     let objects = Objects::new(&world.upstream)
         .users(&users(&[USER, STRANGER]), all_to(USER))?
         .hosted("own", json!({}))
-        .mirror("of-alice", HUB, Some(ALICE), mirror("alice.example.net"))
+        .mirror("of-alice", HUB, Some(ALICE), searched(1, custom))
         .mirror("of-bob", HUB, Some(BOB), mirror("bob.example.net"))
-        .mirror("docker-hub", HUB, None, json!({}))
+        .mirror("docker-hub", HUB, None, searched(0, json!({ "index": { "type": "DockerHub" } })))
+        .mirror("docker-registry", BASIC, Some(CAROL), searched(2, json!({ "index": { "type": "Registry" } })))
+        .group(
+            "searched",
+            &["docker-registry", "of-alice", "docker-hub"],
+            json!({ "v1Search": true, "connectors": [{ "port": SEARCHED[3] }] }),
+        )
         .group("inner", &["of-alice", "of-bob"], json!({}))
         .group("open", &["own", "inner", "docker-hub"], json!({}))
         .group("closed", &["own", "inner", "docker-hub"], json!({ "anonymousPull": false }));
     let mut server = CacheServer::start(&world.lab, objects.setup("groups")).await?;
     let address = server.listen().to_string();
-    let registries = Registries { insecure: &[&address], ..Registries::default() };
+    let registries = Registries { insecure: &[&format!("{CACHE}/32")], ..Registries::default() };
     let mut docker = registries.docker(&world.lab, &world.programs, "docker-groups").await?;
     let private = ["private/alice/tool", "private/bob/tool"];
-    for name in private {
+    let of_nobody = "private/nobody/tool";
+    for name in private.into_iter().chain([of_nobody]) {
         put_upstream(world.upstream.content(), name, "latest", &OneFile::new(name.as_bytes())?);
     }
 
@@ -376,9 +394,15 @@ async fn groups_with_docker(world: &World) -> Result<()> {
     let client = |name: &str| DockerClient::new(&docker, &folder, name);
     let (alice, mallory, nobody) = (client(USER)?, client(STRANGER)?, client("nobody")?);
     let image = |repository: &str, name: &str| format!("{address}/{repository}/{name}");
+    world.upstream.reset_counts();
     for name in private.into_iter().chain(["library/sixty"]) {
         nobody.pull_anew(&image("open", name)).await?;
         ensure_refused(&nobody, &["pull", "--quiet", &image("closed", name)]).await?;
+    }
+    let said = ensure_refused(&nobody, &["pull", "--quiet", &image("open", of_nobody)]).await?;
+    ensure!(said.contains(&format!("{of_nobody}:latest is not known to open")), "docker pull {of_nobody}: {said}");
+    for (name, account) in [(private[0], Some(ALICE.name)), (private[1], Some(BOB.name)), (of_nobody, None)] {
+        ensure_fetched_by(world, name, account)?;
     }
     // Its own credentials, and no one else's.
     ensure_refused(&nobody, &["pull", "--quiet", &image("of-alice", private[1])]).await?;
@@ -399,9 +423,52 @@ async fn groups_with_docker(world: &World) -> Result<()> {
     own.ask(Method::DELETE, &manifest).await?.ensure(202)?;
     nobody.remove(&image("open", "app:1")).await?;
     ensure_refused(&nobody, &["pull", "--quiet", &image("open", "app:1")]).await?;
+    ensure_searched(world, &nobody).await?;
     docker.stop().await?;
     ensure_tokens_stay(&server).await?;
     server.stop().await
+}
+
+/// Docker Hub gave the image to this account alone, all of it, and saw passwords nowhere but at its token server.
+fn ensure_fetched_by(world: &World, image: &str, account: Option<&str>) -> Result<()> {
+    let counts = world.upstream.counts();
+    let asked: Vec<_> = counts.at(HUB).filter(|asked| asked.path.starts_with(&format!("/v2/{image}/"))).collect();
+    ensure!(asked.iter().all(|asked| asked.password_of.is_none()), "{image}: a password: {asked:#?}");
+    let given: Vec<_> = asked.into_iter().filter(|asked| asked.status == 200).collect();
+    ensure!(given.iter().all(|asked| asked.token_of == account), "{image} was given to others: {given:#?}");
+    for part in ["/manifests/", "/blobs/"] {
+        let has_part = given.iter().any(|asked| asked.path.contains(part));
+        ensure!(has_part == account.is_some(), "of {image}, {account:?} was given {given:#?}");
+    }
+    Ok(())
+}
+
+/// Each mirror asks the index that it names, and shows no other one its credentials; a group has what all of them found.
+async fn ensure_searched(world: &World, nobody: &DockerClient<'_>) -> Result<()> {
+    world.images.sixty.push(&world.upstream.basic_push_endpoint()?)?;
+    for name in ["library/sixty-of-hub", "private/alice/sixty"] {
+        put_upstream(world.upstream.content(), name, "latest", &OneFile::new(name.as_bytes())?);
+    }
+    let custom = spare(SPARE_UPSTREAMS[6]);
+    let each = [
+        ("sixty-of-hub", (INDEX, "/v1/search", None)),
+        ("private/alice/sixty", (custom.as_str(), "/v1/search", None)),
+        ("library/sixty", (BASIC, "/v2/_catalog", Some(CAROL.name))),
+    ];
+    for (number, port) in SEARCHED.into_iter().enumerate() {
+        let expected = each.get(number..=number).unwrap_or(&each);
+        world.upstream.reset_counts();
+        let term = format!("{CACHE}:{port}/sixty");
+        let found = nobody.run(&["search", "--format", "{{.Name}}", &term]).await?;
+        let found: BTreeSet<&str> = found.lines().collect();
+        ensure!(found == expected.iter().map(|(name, _)| *name).collect(), "docker search {term}: {found:?}");
+        let counts = world.upstream.counts();
+        let told = counts.all().iter().filter(|asked| asked.status == 200);
+        let told: BTreeSet<_> =
+            told.map(|asked| (asked.host.as_str(), asked.path.as_str(), asked.password_of)).collect();
+        ensure!(told == expected.iter().map(|(_, told)| *told).collect(), "docker search {term}: {told:?}");
+    }
+    Ok(())
 }
 
 /// A token of one repository opens no other.

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use reqwest::Method;
 use serde_json::{Value, json};
 use url::Url;
@@ -35,6 +35,8 @@ const APACHE_PORTS: [u16; 2] = [8086, 8087];
 const CONNECTOR_PORTS: [u16; 2] = [18086, 18087];
 /// The ports that end TLS themselves: of the hosted repository, and of the group.
 const TLS_PORTS: [u16; 2] = [9443, 9444];
+/// The host names of the main port that have a certificate each, of an authority each.
+const OWN_HOSTS: [&str; 2] = ["one.example.com", "two.example.com"];
 /// Where the outer one of two proxies listens, and the inner one.
 const CHAIN_PORTS: [u16; 2] = [8445, 8446];
 /// The hosted repository.
@@ -114,7 +116,7 @@ fn project_at(objects: Objects, push: &Value, pull: &Value) -> Objects {
     objects
         // The conformance suite pushes sparse images too.
         .hosted(HOSTED, json!({ "anonymousPull": false, "sparseImages": true, "connectors": push }))
-        .mirror("docker-hub", HUB, None, json!({ "v1Search": true, "upstream": { "index": { "type": "Registry" } } }))
+        .mirror("docker-hub", HUB, None, json!({ "v1Search": true }))
         .group(GROUP, &[HOSTED, "docker-hub"], json!({ "anonymousPull": false, "v1Search": true, "connectors": pull }))
 }
 
@@ -271,7 +273,18 @@ async fn no_proxy(world: &World) -> Result<()> {
         .server("tls", json!({ "mode": "Secret", "secretRef": { "name": "wildcard" } }))
         .secret("wildcard_tls.crt", &certificate.chain)
         .secret("wildcard_tls.key", &certificate.key);
-    let objects = project_at(objects, &connectors(PUSH_HOST, push), &connectors(PULL_HOST, pull));
+    let mut objects = project_at(objects, &connectors(PUSH_HOST, push), &connectors(PULL_HOST, pull));
+    let mut own = Vec::new();
+    for host in OWN_HOSTS {
+        let certificate = Certificate::wildcard()?;
+        let connector = json!([{ "host": host, "tlsSecretRef": { "name": host } }]);
+        let name = format!("docker-{}-project", own.len());
+        objects = objects
+            .hosted(&name, json!({ "anonymousPull": false, "connectors": connector }))
+            .secret(&format!("{host}_tls.crt"), &certificate.chain)
+            .secret(&format!("{host}_tls.key"), &certificate.key);
+        own.push((host, certificate));
+    }
     let mut server = CacheServer::start(&world.lab, objects.setup("no-proxy")).await?;
 
     let main = server.listen().port();
@@ -280,7 +293,9 @@ async fn no_proxy(world: &World) -> Result<()> {
         [(PUSH_HOST.to_owned(), main), (PULL_HOST.to_owned(), main)],
     ];
     let pairs = pairs.map(|pair| pair.map(|(host, port)| format!("{host}:{port}")));
-    let trusted: Vec<_> = pairs.as_flattened().iter().map(|name| (name.as_str(), certificate.ca.as_str())).collect();
+    let own: Vec<_> = own.into_iter().map(|(host, certificate)| (format!("{host}:{main}"), certificate.ca)).collect();
+    let shared = pairs.as_flattened().iter().map(|name| (name.as_str(), certificate.ca.as_str()));
+    let trusted: Vec<_> = shared.chain(own.iter().map(|(name, ca)| (name.as_str(), ca.as_str()))).collect();
     let registries = Registries { trusted: &trusted, ..Registries::default() };
     let mut docker = registries.docker(&world.lab, &world.programs, "docker-https").await?;
     let stage = Stage::new(world, "no-proxy")?;
@@ -288,10 +303,31 @@ async fn no_proxy(world: &World) -> Result<()> {
         stage.ensure_docker_works(&docker, push, pull).await.with_context(|| format!("{push}, {pull}"))?;
         stage.client(&docker, MEMBER)?.remove(&format!("{pull}/team/app:1")).await?;
     }
+    for (registry, _) in &own {
+        stage.ensure_docker_pushes(&docker, registry).await.with_context(|| registry.clone())?;
+    }
     docker.stop().await?;
+    ensure_own_certificates(&own, server.listen()).await?;
     let pushing = Registry::trusting(&format!("https://{}/", pairs[1][0]), &certificate.ca, server.listen())?;
     ensure_leads_back(&pushing, pushing.base(), "by-tls").await?;
     server.stop().await
+}
+
+/// Each of these registries shows a certificate of its own authority, and of no other one's.
+async fn ensure_own_certificates(registries: &[(String, String)], address: SocketAddr) -> Result<()> {
+    for (registry, own) in registries {
+        for (_, ca) in registries {
+            match Registry::trusting(&format!("https://{registry}/"), ca, address)?.get("v2/").await {
+                Ok(answer) if ca == own => answer.ensure(401)?,
+                Ok(_) => bail!("{registry} shows another one's certificate"),
+                // The authorities have one name, so that it takes the signature to tell them apart.
+                Err(error) => {
+                    ensure!(ca != own && format!("{error:?}").contains("BadSignature"), "{registry}: {error:?}");
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// nginx hides a path; another nginx has Apache behind it, which adds its own headers to those that are there.
@@ -444,8 +480,20 @@ impl Stage {
             ensure_refused(&nobody, &search).await?;
         }
         alice.import(&self.tar, &seen).await?;
-        // The group takes no pushes.
-        ensure_refused(&alice, &["push", "--quiet", &seen]).await
+        let said = ensure_refused(&alice, &["push", "--quiet", &seen]).await?;
+        ensure!(said.contains("is a group without pushto: it takes no pushes"), "docker push {seen}: {said}");
+        Ok(())
+    }
+
+    /// Logs in, pushes, and pulls what was pushed.
+    async fn ensure_docker_pushes(&self, docker: &Docker, registry: &str) -> Result<()> {
+        let alice = self.client(docker, MEMBER)?;
+        let image = format!("{registry}/team/own:1");
+        alice.login(registry, MEMBER, &password(MEMBER)).await?;
+        alice.import(&self.tar, &image).await?;
+        alice.push(&image).await?;
+        alice.pull_anew(&image).await?;
+        alice.remove(&image).await
     }
 
     /// From the group to a second name in the hosted repository, and from there to a folder.
@@ -493,10 +541,10 @@ impl Stage {
     }
 }
 
-/// A `docker` command must fail because the registry says no, not for another reason.
-pub async fn ensure_refused(client: &DockerClient<'_>, words: &[&str]) -> Result<()> {
+/// A `docker` command must fail because the registry says no, not for another reason; what it printed, in lower case.
+pub async fn ensure_refused(client: &DockerClient<'_>, words: &[&str]) -> Result<String> {
     let Err(error) = client.run(words).await else {
-        anyhow::bail!("`docker {}` was not refused", words.join(" "));
+        bail!("`docker {}` was not refused", words.join(" "));
     };
     let said = error.to_string().to_lowercase();
     let refusals = [
@@ -510,5 +558,5 @@ pub async fn ensure_refused(client: &DockerClient<'_>, words: &[&str]) -> Result
         "405",
     ];
     ensure!(refusals.iter().any(|word| said.contains(word)), "`docker {}` failed otherwise: {said}", words.join(" "));
-    Ok(())
+    Ok(said)
 }

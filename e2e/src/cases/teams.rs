@@ -1,6 +1,8 @@
 //! Thirty teams on one server, each with a hosted repository and a group: who may do what where.
 
-use anyhow::{Context, Result, ensure};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -40,9 +42,10 @@ pub fn cases() -> Vec<Case> {
         Case::new("teams: a private image goes to those allowed, cold, warm and with the upstream down", |world| {
             Box::pin(private_image(world))
         }),
-        Case::new("teams: three with docker push to their own and pull from their group", |world| {
-            Box::pin(with_docker(world))
-        }),
+        Case::new(
+            "teams: three with docker push to their own, directly and through their group, and pull from their group",
+            |world| Box::pin(with_docker(world)),
+        ),
     ]
 }
 
@@ -393,6 +396,39 @@ async fn with_docker(world: &World) -> Result<()> {
             ensure_refused(client, &["pull", "--quiet", &private(0)]).await?;
         }
     }
+    ensure_pushed_through_group(&clients, &address, &folder).await?;
     docker.stop().await?;
     server.stop().await
+}
+
+/// The first team's group takes pushes, for the team's hosted repository and from nobody else; the second's takes none.
+async fn ensure_pushed_through_group(clients: &[DockerClient<'_>], address: &str, folder: &Path) -> Result<()> {
+    let [owner, other, ..] = clients else { bail!("there are two teams at least") };
+    let tar = folder.join("through.tar");
+    std::fs::write(&tar, OneFile::new(b"pushed through a group")?.tar).context("cannot write an image to import")?;
+    let of_hub = |number: usize| format!("{address}/{}/library/sixty:latest", group(number));
+    // One whose layers the hosted repository does not have, and one whose layers are Docker Hub's.
+    let [new, based] = ["new", "based"].map(|name| [group(0), hosted(0)].map(|of| format!("{address}/{of}/{name}:1")));
+    owner.import(&tar, &new[0]).await?;
+    owner.tag(&of_hub(0), &based[0]).await?;
+    for [through, _] in [&new, &based] {
+        owner.push(through).await?;
+        owner.remove(through).await?;
+    }
+    for number in 0..clients.len() {
+        owner.remove(&of_hub(number)).await?;
+    }
+    for image in new.iter().chain(&based) {
+        // Nothing of it is here, so that all of it is fetched.
+        owner.pull_anew(image).await?;
+        owner.remove(image).await?;
+    }
+
+    for (number, sentence) in [(0, "denied"), (1, "is a group without pushto: it takes no pushes")] {
+        let image = format!("{address}/{}/foreign:1", group(number));
+        other.import(&tar, &image).await?;
+        let said = ensure_refused(other, &["push", "--quiet", &image]).await?;
+        ensure!(said.contains(sentence), "docker push {image}: {said}");
+    }
+    ensure_refused(owner, &["pull", "--quiet", &format!("{address}/{}/foreign:1", hosted(0))]).await.map(drop)
 }

@@ -20,7 +20,7 @@ use anyhow::{Context, Result};
 pub use cache_server::{CacheServer, CacheServerSetup};
 pub use process::Process;
 
-/// Answers as `registry-1.docker.io`, `index.docker.io` and `docker.io`: the upstream with bearer tokens.
+/// Answers as `registry-1.docker.io` and `docker.io`: the upstream with bearer tokens.
 pub const DOCKER_HUB: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 /// Answers as `auth.docker.io`: the token server.
 pub const TOKEN_SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 11);
@@ -37,13 +37,15 @@ pub const SPARE_UPSTREAMS: [Ipv4Addr; 8] = [
     Ipv4Addr::new(203, 0, 113, 19),
     Ipv4Addr::new(203, 0, 113, 20),
 ];
+/// Answers as `index.docker.io`: where images of Docker Hub are searched.
+pub const DOCKER_INDEX: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 21);
 /// The bridge that the nodes see: where a cache listens for them.
 pub const CACHE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 
 /// The names that resolve inside the laboratory, each with its address.
-pub const NAMES: [(&str, Ipv4Addr); 17] = [
+pub const NAMES: [(&str, Ipv4Addr); 19] = [
     ("registry-1.docker.io", DOCKER_HUB),
-    ("index.docker.io", DOCKER_HUB),
+    ("index.docker.io", DOCKER_INDEX),
     ("docker.io", DOCKER_HUB),
     ("auth.docker.io", TOKEN_SERVER),
     ("basic.registry.test", BASIC_UPSTREAM),
@@ -59,6 +61,8 @@ pub const NAMES: [(&str, Ipv4Addr); 17] = [
     ("project.example.com", CACHE),
     ("paths.example.com", CACHE),
     ("outer.example.com", CACHE),
+    ("one.example.com", CACHE),
+    ("two.example.com", CACHE),
 ];
 
 /// A machine of the laboratory that runs one engine: a network namespace on the bridge with no route but to it.

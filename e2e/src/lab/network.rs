@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::{BASIC_UPSTREAM, CACHE, DOCKER_HUB, Node, SPARE_UPSTREAMS, TOKEN_SERVER};
+use super::{BASIC_UPSTREAM, CACHE, DOCKER_HUB, DOCKER_INDEX, Node, SPARE_UPSTREAMS, TOKEN_SERVER};
 use crate::command::{feed, run};
 
 /// The table of our rules; it lives and dies with the network namespace.
@@ -24,7 +24,7 @@ pub fn build(nodes: &[Node]) -> Result<()> {
 
 fn add_upstreams() -> Result<()> {
     // Not every kernel has dummy devices; the loopback carries addresses as well.
-    [DOCKER_HUB, TOKEN_SERVER, BASIC_UPSTREAM]
+    [DOCKER_HUB, TOKEN_SERVER, BASIC_UPSTREAM, DOCKER_INDEX]
         .iter()
         .chain(&SPARE_UPSTREAMS)
         .try_for_each(|address| run("ip", ["address", "add", &format!("{address}/32"), "dev", "lo"]))

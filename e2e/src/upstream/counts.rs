@@ -26,6 +26,8 @@ pub struct Asked {
     pub authorization: Option<String>,
     /// The account whose password the request carries in any form: a header, the query, a form.
     pub password_of: Option<&'static str>,
+    /// The account to which the token that the request bears was issued.
+    pub token_of: Option<&'static str>,
     /// Who asked.
     pub client: IpAddr,
     /// The status that was answered; 0 while or if none was.

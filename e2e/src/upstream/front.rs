@@ -172,7 +172,7 @@ impl Shared {
         client: SocketAddr,
         connection: &mut Connection,
     ) -> Result<After> {
-        let entry = self.counts.arrived(asked(&request, client));
+        let entry = self.counts.arrived(asked(&request, client, &self.tokens));
         let taken = self.faults.take(&request);
         if taken.ignores_range() {
             request.headers.remove(RANGE);
@@ -279,7 +279,8 @@ fn is_carol(authorization: &str) -> bool {
     basic(authorization).is_some_and(|(name, password)| name == CAROL.name && password == CAROL.password)
 }
 
-fn asked(request: &Request, client: SocketAddr) -> Asked {
+fn asked(request: &Request, client: SocketAddr, tokens: &TokenServer) -> Asked {
+    let token = request.authorization().and_then(|value| value.strip_prefix("Bearer "));
     Asked {
         host: request.host.clone(),
         method: request.method.clone(),
@@ -287,6 +288,7 @@ fn asked(request: &Request, client: SocketAddr) -> Asked {
         range: request.header(&RANGE).map(str::to_owned),
         authorization: request.authorization().map(authorization_hash),
         password_of: password_of(request),
+        token_of: token.and_then(|token| tokens.holder(token)),
         client: client.ip(),
         status: 0,
         sent: 0,

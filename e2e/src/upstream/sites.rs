@@ -3,12 +3,14 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::backend::Backends;
-use crate::lab::{BASIC_UPSTREAM, DOCKER_HUB, SPARE_UPSTREAMS, TOKEN_SERVER};
+use crate::lab::{BASIC_UPSTREAM, DOCKER_HUB, DOCKER_INDEX, SPARE_UPSTREAMS, TOKEN_SERVER};
 
 /// Docker Hub's registry.
 pub const HUB: &str = "registry-1.docker.io";
 /// Docker Hub's token server.
 pub const AUTH: &str = "auth.docker.io";
+/// Docker Hub's index, which is no registry.
+pub const INDEX: &str = "index.docker.io";
 /// The registry with basic authentication.
 pub const BASIC: &str = "basic.registry.test";
 
@@ -60,6 +62,7 @@ impl Sites {
             registry(HUB, at(DOCKER_HUB), Access::Token, Some(backends.token_registry())),
             Site { host: AUTH.to_owned(), listen: at(TOKEN_SERVER), kind: Kind::Tokens },
             registry(BASIC, at(BASIC_UPSTREAM), Access::Basic, Some(backends.basic_registry())),
+            registry(INDEX, at(DOCKER_INDEX), Access::Open, None),
         ];
         sites.extend(SPARE_UPSTREAMS.map(|address| {
             let host = spare(address);

@@ -35,7 +35,7 @@ pub struct TokenServer {
     key: EncodingKey,
     certificate_pem: String,
     x5c: String,
-    issued: Mutex<HashMap<String, Vec<Grant>>>,
+    issued: Mutex<HashMap<String, Issued>>,
     serial: AtomicU64,
 }
 
@@ -43,6 +43,12 @@ impl std::fmt::Debug for TokenServer {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("TokenServer").finish_non_exhaustive()
     }
+}
+
+/// Whose a token is, and what it is good for.
+struct Issued {
+    holder: Option<User>,
+    grants: Vec<Grant>,
 }
 
 /// What a token lets its bearer do with one image.
@@ -89,13 +95,18 @@ impl TokenServer {
     /// Whether a token issued here lets its bearer pull the image.
     pub fn may_pull(&self, token: &str, image: &str) -> bool {
         let issued = self.lock();
-        let grants = issued.get(token).map(Vec::as_slice).unwrap_or_default();
+        let grants = issued.get(token).map(|issued| issued.grants.as_slice()).unwrap_or_default();
         grants.iter().any(|grant| grant.name == image && grant.actions.iter().any(|action| action == "pull"))
     }
 
     /// Whether a token was issued here, whatever it is good for.
     pub fn knows(&self, token: &str) -> bool {
         self.lock().contains_key(token)
+    }
+
+    /// The account to which a token was issued here; nothing for what is no such token, and for those of nobody in particular.
+    pub fn holder(&self, token: &str) -> Option<&'static str> {
+        self.lock().get(token)?.holder.map(|user| user.name)
     }
 
     /// Answers a request for a token: GET with Basic, or POST with a form, as docker and containerd send them.
@@ -126,11 +137,11 @@ impl TokenServer {
             access: &grants,
         };
         let token = jsonwebtoken::encode(&header, &claims, &self.key).context("failed to sign a token")?;
-        self.lock().insert(token.clone(), grants);
+        self.lock().insert(token.clone(), Issued { holder: user, grants });
         Ok(token)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Vec<Grant>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Issued>> {
         self.issued.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
