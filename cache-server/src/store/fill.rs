@@ -126,10 +126,12 @@ impl Fill {
             Ok(filled) => {
                 self.store.blobs.broken.remove(&digest);
                 // Readers go on at once; making it durable is not their concern, but the process waits for it.
-                let _committing = self.store.committing.token();
+                let committing = self.store.committing.token();
                 self.growing.publish(Phase::Whole { total: filled.total });
                 let (store, growing) = (Arc::clone(&self.store), Arc::clone(&self.growing));
                 blocking(move || store.commit(&growing, filled)).await;
+                drop(committing);
+                self.store.committed.notify_waiters();
             }
             Err(failure) => {
                 tracing::warn!(%digest, error = &failure as &dyn std::error::Error, "a fill failed for good");
@@ -458,6 +460,24 @@ mod tests {
             assert!(named.now_or_never().is_some(), "and it is known at once that it is there, or never will be");
             assert_eq!(store.layout.blob(&digest).exists(), keep);
         }
+    }
+
+    #[tokio::test]
+    async fn a_fill_that_does_not_fit_waits_for_those_that_are_on_their_way_to_the_disk_and_for_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path().to_owned(), Arc::new(Nobody)).unwrap();
+        store.usage.set_limit(1000);
+        let reservation = store.usage.reserve(1500);
+        store.make_room(500).await;
+
+        let committing = store.committing.token();
+        let mut room = std::pin::pin!(store.make_room(500));
+        let waited = tokio::time::timeout(Duration::from_millis(200), room.as_mut()).await;
+        assert!(waited.is_err(), "one is on its way");
+        drop(reservation);
+        drop(committing);
+        store.committed.notify_waiters();
+        tokio::time::timeout(Duration::from_secs(5), room).await.unwrap();
     }
 
     #[tokio::test]

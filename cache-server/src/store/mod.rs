@@ -102,6 +102,8 @@ pub struct Store {
     sweep_wanted: Notify,
     sweeping: tokio::sync::Mutex<()>,
     committing: TaskTracker,
+    /// One of those has ended.
+    committed: Notify,
     /// What the last sweep found.
     survey: ArcSwapOption<Survey>,
     /// Held for the lock that it carries.
@@ -128,6 +130,7 @@ impl Store {
             sweep_wanted: Notify::new(),
             sweeping: tokio::sync::Mutex::new(()),
             committing: TaskTracker::new(),
+            committed: Notify::new(),
             survey: ArcSwapOption::empty(),
             _lock: lock,
         }))

@@ -42,6 +42,10 @@ const PINNED: Duration = Duration::from_mins(10);
 /// A damaged blob is kept this long, to be looked at.
 const DAMAGED_KEPT: Duration = Duration::from_hours(24);
 
+/// For how long a fill that does not fit waits for others to reach the disk: a store that is too large for a while is better
+/// than pulls that stand still.
+const COMMITS_LIMIT: Duration = Duration::from_secs(10);
+
 /// How often the sweep looks by itself: it reads every record.
 const SWEEP_EVERY: Duration = Duration::from_hours(1);
 
@@ -75,10 +79,24 @@ impl Store {
         }
     }
 
-    /// Called when a fill of so many bytes has been announced: where they would not fit, waits until others are gone.
+    /// Called when a fill of so many bytes has been announced: where they would not fit, waits until others are gone. Those
+    /// that are on their way to the disk cannot go before they are there; a slow disk holds fills back, but not for ever.
     pub(super) async fn make_room(self: &Arc<Self>, bytes: u64) {
-        if bytes <= self.usage.limit() && self.usage.used() > self.usage.limit() {
-            self.sweep(self.usage.surplus()).await;
+        let mut patience = std::pin::pin!(tokio::time::sleep(COMMITS_LIMIT));
+        while bytes <= self.usage.limit() && self.usage.used() > self.usage.limit() {
+            let mut committed = std::pin::pin!(self.committed.notified());
+            committed.as_mut().enable();
+            let are_committing = !self.committing.is_empty();
+            if self.sweep(self.usage.surplus()).await > 0 {
+                continue;
+            }
+            if !are_committing {
+                break;
+            }
+            tokio::select! {
+                () = committed => {}
+                () = &mut patience => break,
+            }
         }
         self.wake_sweep_if_full();
     }

@@ -192,16 +192,18 @@ impl<'w> Stage<'w> {
         server.data().join("blobs/sha256").join(&hex[..2]).join(hex)
     }
 
-    /// The same, once it is there: a client has a layer a moment before the store has named it.
+    /// The same, once it is there and its fill has ended: a client has a layer a moment before the store has named it, and for
+    /// another moment it is still served as what the fill has just checked.
     pub(super) async fn until_stored(&self, server: &CacheServer) -> Result<PathBuf> {
         let path = self.stored(server);
-        let named = async {
-            while !path.exists() {
+        let kept = async {
+            while !(path.exists() && server.metrics().await?.contains("entrepot_fills_running 0\n")) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
+            anyhow::Ok(())
         };
         let limit = Duration::from_secs(5);
-        tokio::time::timeout(limit, named).await.with_context(|| format!("{} is not there", path.display()))?;
+        tokio::time::timeout(limit, kept).await.with_context(|| format!("{} is not there", path.display()))??;
         Ok(path)
     }
 }
