@@ -24,8 +24,9 @@ const LATER_DELETED: Duration = Duration::from_mins(1);
 const CALM_LIMIT: Duration = Duration::from_mins(1);
 /// How long until a pull is half way.
 const HALF_LIMIT: Duration = Duration::from_secs(30);
-/// What may have been on its way to the cache when it died.
-const SLACK: u64 = 2 << 20;
+/// What may have been on its way to the cache when it died: 2 MiB in its memory, and what sockets hold, which is more the slower
+/// the disk is. A fill that began anew would take half of a blob more, 12 MiB.
+const SLACK: u64 = 8 << 20;
 /// How long until the nodes leave out a cache that is frozen.
 const WITHDRAW_LIMIT: Duration = Duration::from_secs(10);
 /// How much longer a pull may take at a node that has left the cache out.
