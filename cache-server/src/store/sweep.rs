@@ -90,7 +90,8 @@ impl Store {
             if self.sweep(self.usage.surplus()).await > 0 {
                 continue;
             }
-            if !are_committing {
+            // Where there is too much that never goes, as what was pushed, waiting would change nothing.
+            if !are_committing || self.usage.stored() + bytes > self.usage.limit() {
                 break;
             }
             tokio::select! {

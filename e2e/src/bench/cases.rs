@@ -141,16 +141,29 @@ const fn itself(metric: &'static str, bound: f64) -> Goal {
     Goal { metric, peer: None, bound: Bound::AtMost(bound) }
 }
 
+/// What warm cases have in common, unless they say otherwise.
+const WARM: Case = Case {
+    name: "",
+    title: "",
+    contenders: &[Ours, NginxCache, DockerRegistry],
+    state: State::Warm,
+    origin: |stage| &stage.fast,
+    tls: false,
+    rounds: usize::MAX,
+    measure: large,
+    metrics: &[],
+    goals: &[],
+};
+
+/// The same of cold ones.
+const COLD: Case = Case { state: State::Cold, measure: cold, ..WARM };
+
 /// Every case, in the order in which they are measured.
 pub const ALL: [Case; 11] = [
     Case {
         name: "large",
         title: "warm 256 MiB blob, 4 connections",
         contenders: &[Ours, NginxCache, NginxStatic, DockerRegistry],
-        state: State::Warm,
-        origin: |stage| &stage.fast,
-        tls: false,
-        rounds: usize::MAX,
         measure: large,
         metrics: &[CPU_PER_GB, GB_PER_S],
         goals: &[
@@ -159,51 +172,39 @@ pub const ALL: [Case; 11] = [
             at_most("cpu_s_per_gb", DockerRegistry, 0.25),
             at_least("gb_per_s", NginxCache, 1.0),
         ],
+        ..WARM
     },
     Case {
         name: "beside",
         title: "1 KiB blob, 4 connections, beside 64 large transfers",
         contenders: &[Ours, NginxCache, NginxStatic],
-        state: State::Warm,
-        origin: |stage| &stage.fast,
-        tls: false,
-        rounds: usize::MAX,
         measure: beside,
         metrics: &[P50, P99],
         goals: &[at_most("p50_ms", NginxCache, 1.05), at_most("p99_ms", NginxCache, 1.05)],
+        ..WARM
     },
     Case {
         name: "large-tls",
         title: "warm 256 MiB blob over TLS 1.3, 4 connections",
         contenders: &[Ours, NginxCache],
-        state: State::Warm,
-        origin: |stage| &stage.fast,
         tls: true,
-        rounds: usize::MAX,
         measure: large,
         metrics: &[CPU_PER_GB, GB_PER_S],
         goals: &[at_most("cpu_s_per_gb", NginxCache, 0.6)],
+        ..WARM
     },
     Case {
         name: "small",
         title: "warm 10 KiB blob, 32 connections",
         contenders: &[Ours, NginxCache, NginxStatic, DockerRegistry],
-        state: State::Warm,
-        origin: |stage| &stage.fast,
-        tls: false,
-        rounds: usize::MAX,
         measure: |round| small(round, &round.stage.small),
         metrics: &[CPU_PER_REQUEST, REQUESTS, P99],
         goals: &[at_most("cpu_us_per_request", NginxCache, 0.8), at_least("requests_per_s", NginxCache, 1.0)],
+        ..WARM
     },
     Case {
         name: "by-tag",
         title: "warm manifest by tag, 32 connections",
-        contenders: &[Ours, NginxCache, DockerRegistry],
-        state: State::Warm,
-        origin: |stage| &stage.fast,
-        tls: false,
-        rounds: usize::MAX,
         measure: |round| small(round, &round.stage.by_tag),
         metrics: &[CPU_PER_REQUEST, REQUESTS, P99],
         goals: &[
@@ -211,51 +212,37 @@ pub const ALL: [Case; 11] = [
             at_least("requests_per_s", NginxCache, 1.0),
             at_least("requests_per_s", DockerRegistry, 50.0),
         ],
+        ..WARM
     },
     Case {
         name: "by-digest",
         title: "warm manifest by digest, 32 connections",
-        contenders: &[Ours, NginxCache, DockerRegistry],
-        state: State::Warm,
-        origin: |stage| &stage.fast,
-        tls: false,
-        rounds: usize::MAX,
         measure: |round| small(round, &round.stage.by_digest),
         metrics: &[CPU_PER_REQUEST, REQUESTS, P99],
         goals: &[at_most("cpu_us_per_request", NginxCache, 0.8), at_least("requests_per_s", NginxCache, 1.0)],
+        ..WARM
     },
     Case {
         name: "cold",
         title: "cold 256 MiB blob, 1 client, upstream at 300 MB/s",
-        contenders: &[Ours, NginxCache, DockerRegistry],
-        state: State::Cold,
         origin: |stage| &stage.usual,
-        tls: false,
-        rounds: usize::MAX,
         measure: cold,
         metrics: &[SECONDS, CPU],
         goals: &[at_most("seconds", NginxCache, 1.05)],
+        ..COLD
     },
     Case {
         name: "cold-fast",
         title: "cold 256 MiB blob, 1 client, upstream on the loopback",
-        contenders: &[Ours, NginxCache, DockerRegistry],
-        state: State::Cold,
-        origin: |stage| &stage.fast,
-        tls: false,
-        rounds: usize::MAX,
         measure: cold,
         metrics: &[SECONDS, CPU],
         goals: &[at_most("seconds", NginxCache, 1.6), at_most("cpu_s", NginxCache, 2.5)],
+        ..COLD
     },
     Case {
         name: "crowd",
         title: "cold 256 MiB blob, 16 clients, upstream at 50 MB/s",
-        contenders: &[Ours, NginxCache, DockerRegistry],
-        state: State::Cold,
         origin: |stage| &stage.slow,
-        tls: false,
-        rounds: usize::MAX,
         measure: crowd,
         metrics: &[
             SECONDS,
@@ -265,26 +252,21 @@ pub const ALL: [Case; 11] = [
             CPU,
         ],
         goals: &[itself("times_one_client", 1.05), itself("last_first_byte_ms", 50.0), itself("upstream_gets", 1.0)],
+        ..COLD
     },
     Case {
         name: "connections",
         title: "warm manifest by tag, 500 connections, beside 10,000 idle ones",
         contenders: &[Ours, NginxCache],
-        state: State::Warm,
-        origin: |stage| &stage.fast,
-        tls: false,
-        rounds: usize::MAX,
         measure: connections,
         metrics: &[P99, P50, REQUESTS, Metric { name: "kib_per_idle", title: "KiB/idle connection", digits: 1 }],
         goals: &[at_most("p99_ms", NginxCache, 1.15), itself("kib_per_idle", 16.0)],
+        ..WARM
     },
     Case {
         name: "memory",
         title: "resident memory at start, and with 256 pulls of a cold 1 GiB blob at once, half of them stalled",
         contenders: &[Ours, NginxCache],
-        state: State::Cold,
-        origin: |stage| &stage.fast,
-        tls: false,
         rounds: 3,
         measure: memory,
         metrics: &[
@@ -292,6 +274,7 @@ pub const ALL: [Case; 11] = [
             Metric { name: "peak_mib", title: "peak, MiB", digits: 1 },
         ],
         goals: &[itself("start_mib", 20.0), itself("peak_mib", 64.0)],
+        ..COLD
     },
 ];
 
@@ -302,7 +285,6 @@ pub fn warm_up(round: &Round<'_>) -> Result<()> {
     for request in [large, small, tiny, by_tag, by_digest] {
         // The second one finds it stored.
         for _ in 0..2 {
-            // There is no manifest's media type among plain files, and nobody asks them for one.
             connection.fetch(request)?;
         }
     }

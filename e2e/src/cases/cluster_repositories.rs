@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use super::cluster_support::node_files;
@@ -140,14 +141,11 @@ async fn team_is_served(world: &ClusterWorld) -> Result<()> {
 
     let image = "repositories/through-nodeports";
     put_synthetic(lab, image)?;
-    let client = client()?;
     for node in cluster.nodes() {
-        let url = format!("http://{}:{}/v2/{image}/manifests/1", node.address(), TEAM.1);
-        let answer = client.get(&url).send().await.with_context(|| format!("GET {url}"))?;
-        ensure!(answer.status() == 200, "GET {url}: {}", answer.status());
-        let url = format!("http://{}:{}/v2/{image}/manifests/1", node.address(), TEAM_HOSTED.1);
-        let answer = client.get(&url).send().await.with_context(|| format!("GET {url}"))?;
-        ensure!(answer.status() == 404, "nobody pushed it, GET {url}: {}", answer.status());
+        // The Service is as it is told before kube-proxy has opened its ports on every node.
+        let url = |port: u16| format!("http://{}:{port}/v2/{image}/manifests/1", node.address());
+        answers(cluster, &url(TEAM.1), StatusCode::OK).await?;
+        answers(cluster, &url(TEAM_HOSTED.1), StatusCode::NOT_FOUND).await.context("nobody pushed it")?;
     }
     nodes_pull_through_the_group(world, &registry).await
 }
@@ -259,11 +257,16 @@ async fn told(cluster: &Cluster, name: &str, reason: &str, words: &[&str]) -> Re
 async fn serves(cluster: &Cluster, group: &str) -> Result<()> {
     let address = inventory::cache_address(cluster, "default").await?;
     let url = format!("https://{address}:5000/repository/{group}/v2/library/nginx/manifests/latest");
+    answers(cluster, &url, StatusCode::OK).await
+}
+
+/// Asks until this is the answer.
+async fn answers(cluster: &Cluster, url: &str, status: StatusCode) -> Result<()> {
     let client = client()?;
     cluster
-        .until(&format!("GET {url} is answered"), TOLD_LIMIT, async || {
-            let answer = client.get(&url).header("Accept", ACCEPT).send().await?;
-            ensure!(answer.status() == 200, "{}", answer.status());
+        .until(&format!("GET {url} is answered by {status}"), TOLD_LIMIT, async || {
+            let answer = client.get(url).header("Accept", ACCEPT).send().await?;
+            ensure!(answer.status() == status, "{}", answer.status());
             Ok(true)
         })
         .await
