@@ -50,6 +50,24 @@ pub struct RequestLabels {
     pub status: u16,
 }
 
+/// What counts answers that are alike.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    requests: Counter,
+    /// Requests that reached no repository have none.
+    sent_bytes: Option<Counter>,
+}
+
+impl Counters {
+    /// Counts one that has ended.
+    pub fn count(&self, sent_bytes: u64) {
+        self.requests.inc();
+        if let Some(counter) = &self.sent_bytes {
+            counter.inc_by(sent_bytes);
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RepositoryLabel {
     repository: String,
@@ -177,11 +195,17 @@ impl Metrics {
 
     /// Counts an answer that has ended.
     pub fn answered(&self, labels: &RequestLabels, sent_bytes: u64) {
-        if !labels.repository.is_empty() {
-            let label = RepositoryLabel { repository: labels.repository.clone() };
-            self.sent_bytes.get_or_create(&label).inc_by(sent_bytes);
+        self.counters(labels).count(sent_bytes);
+    }
+
+    /// What counts answers with these labels.
+    #[must_use]
+    pub fn counters(&self, labels: &RequestLabels) -> Counters {
+        let label = RepositoryLabel { repository: labels.repository.clone() };
+        Counters {
+            requests: self.requests.get_or_create_owned(labels),
+            sent_bytes: (!labels.repository.is_empty()).then(|| self.sent_bytes.get_or_create_owned(&label)),
         }
-        self.requests.get_or_create(labels).inc();
     }
 
     /// The counter of what a repository receives from its upstream. The same one for every call with the same name.

@@ -4,11 +4,11 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use crds::names::RepositoryName;
 use tokio_util::task::TaskTracker;
 
@@ -37,6 +37,7 @@ pub struct Server {
     /// Who logs in.
     pub logins: Logins,
     current: ArcSwap<Current>,
+    changes: AtomicU64,
     keep_going: bool,
     draining: AtomicBool,
 }
@@ -180,6 +181,7 @@ impl Server {
             canaries: Pulls::default(),
             logins,
             current: ArcSwap::from_pointee(current),
+            changes: AtomicU64::new(0),
             keep_going,
             draining: AtomicBool::new(false),
         }))
@@ -189,6 +191,24 @@ impl Server {
     #[must_use]
     pub fn current(&self) -> Arc<Current> {
         self.current.load_full()
+    }
+
+    /// The same, for a moment.
+    #[must_use]
+    pub fn current_guard(&self) -> Guard<Arc<Current>> {
+        self.current.load()
+    }
+
+    /// How often clients have changed what is served. The same number twice: they have not, in between.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// A client may change what is served, until this is dropped.
+    #[must_use]
+    pub const fn change(&self) -> Change<'_> {
+        Change(self)
     }
 
     /// Takes other settings, for all requests that begin from now on. On failure the old ones hold.
@@ -221,5 +241,14 @@ impl Server {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         !self.draining.load(Ordering::Relaxed) && self.current.load().settings.server.main_port != MainPort::Closed
+    }
+}
+
+/// A change of what is served, which is there for all when this is dropped.
+pub struct Change<'a>(&'a Server);
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        self.0.changes.fetch_add(1, Ordering::Release);
     }
 }

@@ -58,6 +58,15 @@ impl Body {
         Self { content: Content::Page(body), report: None }
     }
 
+    /// All of it, if it is in memory.
+    pub(super) fn in_memory(&self) -> Option<Bytes> {
+        match &self.content {
+            Content::None | Content::Bytes(None) => Some(Bytes::new()),
+            Content::Bytes(Some(bytes)) => Some(bytes.clone()),
+            Content::Stream { .. } | Content::Failed(_) | Content::Page(_) => None,
+        }
+    }
+
     pub(super) fn finish_with(&mut self, report: Report, serving: Serving) {
         self.report = Some((report, serving));
     }

@@ -1,5 +1,5 @@
 //! Requests and answers: the only place that speaks HTTP to clients. Read in this order: [`client`], [`request`], [`origin`], [`gate`], [`token`], [`manifests`],
-//! [`blobs`], [`lists`], [`pushes`], [`search`], [`canary`], [`error`], [`body`], [`blob_stream`], [`report`], [`browse`], [`pages`], [`status`].
+//! [`blobs`], [`lists`], [`pushes`], [`search`], [`canary`], [`error`], [`body`], [`blob_stream`], [`report`], [`recall`], [`browse`], [`pages`], [`status`].
 //! Calls `routing`, then `access` (at one place, [`gate`]), then `repository`. May import everything but `settings` files.
 
 pub mod blob_stream;
@@ -15,6 +15,7 @@ mod manifests;
 mod origin;
 pub mod pages;
 mod pushes;
+mod recall;
 mod report;
 mod request;
 mod search;
@@ -43,6 +44,7 @@ use error::{ApiError, PullError, ToApi};
 use gate::{Gate, Wish};
 use origin::Origin;
 use pushes::Pushing;
+use recall::{Answers, Basis, Recalled};
 use report::Report;
 use request::Pull;
 
@@ -52,13 +54,14 @@ pub struct Api {
     server: Arc<Server>,
     /// The port of a connector; the main port has none.
     port: Option<u16>,
+    answers: Answers,
 }
 
 impl Api {
     /// Answers on the main port, or with `port` on the connector that has that port.
     #[must_use]
-    pub const fn new(server: Arc<Server>, port: Option<u16>) -> Self {
-        Self { server, port }
+    pub fn new(server: Arc<Server>, port: Option<u16>) -> Self {
+        Self { server, port, answers: Answers::default() }
     }
 }
 
@@ -74,6 +77,7 @@ impl Answer for Api {
         let (head, body) = request.into_parts();
         let request = Request::from_parts(head, ());
         let current = self.server.current();
+        let basis = Basis::now(&self.server, &current, connection.peer());
         let address =
             origin::client_address(connection.peer(), request.headers(), &current.settings.server.trusted_proxies);
         // The port of a peer tells clients apart that stand behind one address.
@@ -85,7 +89,10 @@ impl Answer for Api {
         let path = request.uri().path();
         let mut response = if request::is_registry_path(path) || self.port.is_some() {
             let answered = self.registry(&connection, &gate, &request, body, &mut report).await;
-            answered.unwrap_or_else(|error| error.response(&mut report))
+            let response = answered.unwrap_or_else(|error| error.response(&mut report));
+            report.status(response.status());
+            self.answers.remember((&self.server, &connection), basis, &request, &report, &response);
+            response
         } else if browse::is_browse_path(path) {
             let answered = browse::answer(&gate, &request, &mut report).await;
             answered.unwrap_or_else(|error| error.response(&mut report))
@@ -97,6 +104,12 @@ impl Answer for Api {
         report.status(response.status());
         response.body_mut().finish_with(report, serving);
         response
+    }
+
+    type Recalled = Recalled;
+
+    fn recall(&self, connection: &Connection, request: &[u8]) -> Option<Recalled> {
+        self.answers.recall(&self.server, connection.peer(), request)
     }
 }
 
@@ -179,6 +192,7 @@ impl Api {
         let client = Client::of(request, route);
         if let (Some(admitted), true) = (&admitted, action != Action::Pull) {
             let (hosted, group) = pushes::target(repository)?;
+            let _change = self.server.change();
             let pushing = Pushing { gate, admitted, hosted, group, route, client, request, body };
             return pushing.answer(&endpoint, report).await;
         }

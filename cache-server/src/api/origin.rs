@@ -128,12 +128,11 @@ fn prefix(text: &str) -> Option<String> {
 
 /// Who asks: the peer, or where that is a proxy that is trusted, the first address in front of it that is none.
 pub(super) fn client_address(peer: SocketAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
-    let is_trusted = |address: &IpAddr| trusted.iter().any(|network| network.contains(address));
     let mut client = peer.ip().to_canonical();
     let lines: Vec<&str> =
         headers.get_all("x-forwarded-for").iter().map(|value| value.to_str().unwrap_or_default()).collect();
     for said in lines.iter().rev().flat_map(|line| line.rsplit(',')) {
-        if !is_trusted(&client) {
+        if !is_among(trusted, client) {
             break;
         }
         // What a trusted proxy cannot have written ends the chain.
@@ -141,6 +140,15 @@ pub(super) fn client_address(peer: SocketAddr, headers: &HeaderMap, trusted: &[I
         client = address.to_canonical();
     }
     client
+}
+
+/// Whether the peer is a proxy that is trusted.
+pub(super) fn is_trusted(peer: SocketAddr, trusted: &[IpNet]) -> bool {
+    is_among(trusted, peer.ip().to_canonical())
+}
+
+fn is_among(networks: &[IpNet], address: IpAddr) -> bool {
+    networks.iter().any(|network| network.contains(&address))
 }
 
 fn address(text: &str) -> Option<IpAddr> {

@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Waker,
 };
@@ -35,6 +35,9 @@ pub struct Connection {
     /// Whoever reads, to be told when the wait for the next request begins.
     reader: AtomicWaker,
     files: Mutex<Vec<Region>>,
+    /// The request that is being answered, as it came over the wire; nothing if that is not known.
+    request: Mutex<Option<Bytes>>,
+    had_body: AtomicBool,
 }
 
 /// Addresses that stand for a file.
@@ -57,6 +60,8 @@ impl Connection {
             stage: AtomicU64::new(Stage::Idle as u64),
             reader: AtomicWaker::new(),
             files: Mutex::default(),
+            request: Mutex::default(),
+            had_body: AtomicBool::new(false),
         })
     }
 
@@ -92,6 +97,43 @@ impl Connection {
         let next = |before: u64| Some((before / 4 + 1) * 4 + stage as u64);
         // Never fails, since `next` never refuses.
         let _ = self.stage.fetch_update(Ordering::AcqRel, Ordering::Relaxed, next);
+    }
+
+    /// The next request may come, and the time for it runs.
+    pub(super) fn wait_for_next(&self) {
+        self.enter(Stage::Idle);
+    }
+
+    /// The first bytes of a request are there. TLS may have had them already when others came.
+    pub(super) fn begin_request(&self) {
+        if self.is_answered() {
+            self.enter(Stage::Header);
+        }
+    }
+
+    /// Whether no request is under way.
+    pub(super) fn is_answered(&self) -> bool {
+        self.stage().0 == Stage::Idle
+    }
+
+    pub(super) fn set_request(&self, request: Option<Bytes>) {
+        *self.request.lock().unwrap_or_else(PoisonError::into_inner) = request;
+    }
+
+    /// The request that is being answered, as it came over the wire, once; nothing if it had a body or did not come alone.
+    #[must_use]
+    pub fn take_request(&self) -> Option<Bytes> {
+        self.request.lock().unwrap_or_else(PoisonError::into_inner).take().filter(|_| !self.had_body())
+    }
+
+    /// A request has a body.
+    pub(super) fn set_had_body(&self) {
+        self.had_body.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether any request had a body.
+    pub(super) fn had_body(&self) -> bool {
+        self.had_body.load(Ordering::Relaxed)
     }
 
     /// Has the reader woken when the answer has ended: HTTP would not ask for the next request by itself, and then no

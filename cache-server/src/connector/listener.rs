@@ -5,6 +5,7 @@ use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, t
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use http::{Request, Response};
+use http_body::Body as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
@@ -17,11 +18,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     connection::{Connection, Serving},
+    recall::{Recalled, Recalling},
     stream::{ClientStream, Limits},
 };
 
 /// Answers requests.
-pub trait Answer: Clone + Send + Sync + 'static {
+pub trait Answer: Clone + Send + Sync + Unpin + 'static {
     /// What an answer carries.
     type Body: http_body::Body<Data = Bytes, Error = Box<dyn std::error::Error + Send + Sync>> + Send + 'static;
 
@@ -32,6 +34,13 @@ pub trait Answer: Clone + Send + Sync + 'static {
         serving: Serving,
         request: Request<Incoming>,
     ) -> impl Future<Output = Response<Self::Body>> + Send;
+
+    /// An answer that was given a moment ago.
+    type Recalled: Recalled;
+
+    /// The answer that [`Self::answer`] gave to these bytes, if it would give the same now. They are all that came, and came
+    /// when nothing else was under way.
+    fn recall(&self, connection: &Connection, request: &[u8]) -> Option<Self::Recalled>;
 }
 
 /// A port that listens.
@@ -104,14 +113,19 @@ async fn serve(
     }
 }
 
-async fn serve_http(
+/// Answers the requests of one connection, until it ends or `stop` is cancelled.
+pub(super) async fn serve_http(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     connection: Arc<Connection>,
     stop: CancellationToken,
     answer: impl Answer,
 ) {
     let peer = connection.peer();
-    let service = service_fn(|request| {
+    let stream = Recalling::new(stream, Arc::clone(&connection), answer.clone());
+    let service = service_fn(|request: Request<Incoming>| {
+        if !request.body().is_end_stream() {
+            connection.set_had_body();
+        }
         let serving = Serving::begin(&connection);
         let (answer, connection) = (answer.clone(), Arc::clone(&connection));
         async move { Ok::<_, Infallible>(answer.answer(connection, serving, request).await) }

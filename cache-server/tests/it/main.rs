@@ -13,6 +13,7 @@ mod layers;
 mod outage;
 mod ports;
 mod pull;
+mod recall;
 mod search;
 mod support;
 mod upstream;
