@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, Write},
+    os::fd::AsRawFd,
     path::Path,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, SystemTime},
@@ -55,6 +56,16 @@ pub(super) fn create_durably(folder: &Path) -> io::Result<()> {
         Err(error) => Err(error),
         Ok(()) => sync_folder(parent),
     }
+}
+
+/// Has the disk begin to write `length` bytes from `offset` on, without waiting for it: they are not durable when this returns.
+pub(super) fn begin_writing_out(file: &File, offset: u64, length: u64) {
+    let (Ok(offset), Ok(length)) = (offset.try_into(), length.try_into()) else { return };
+    #[expect(unsafe_code, reason = "neither the standard library nor rustix has this call")]
+    // SAFETY: the descriptor is open as long as `file` lives, and the call touches no memory of ours.
+    //
+    // What fails is done later by fdatasync, which also tells of it.
+    let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), offset, length, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
 /// Has the names in a folder on the disk.

@@ -28,6 +28,10 @@ use crate::oci::{Digest, Hasher};
 /// Bytes that wait for the disk at most, per fill.
 const BACKLOG: usize = 1024 * 1024;
 
+/// After so many bytes of a fill the disk is told to begin with them. What all waits for the end makes one long journal commit,
+/// and on ext4 another fill's first byte waits for that (110 to 170 ms after 256 MiB).
+const WRITE_BEHIND: u64 = 8 * 1024 * 1024;
+
 /// Bytes read at once when a partial file is hashed again.
 const REHASH: usize = 1024 * 1024;
 
@@ -352,6 +356,10 @@ impl Written {
         };
         match result {
             Ok(()) => {
+                let (from, to) = (self.offset - self.offset % WRITE_BEHIND, offset - offset % WRITE_BEHIND);
+                if from < to {
+                    super::files::begin_writing_out(growing.file(), from, to - from);
+                }
                 self.hasher = hasher;
                 self.offset = offset;
                 Ok(self)
