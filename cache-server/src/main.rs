@@ -86,6 +86,10 @@ fn serve(options: Options, loaded: cache_server::settings::Loaded, introduce: bo
         .enable_all()
         // A busy worker looks for new events often, so that small answers do not wait behind large transfers.
         .event_interval(8)
+        // It takes no more events at once than its queue holds: what overflows goes into a queue that all share, and is looked
+        // at late there (measured, see ARCHITECTURE.md).
+        .max_io_events_per_tick(64)
+        .global_queue_interval(4)
         .build()
         .context("failed to start the runtime")?;
     let ended = runtime.block_on(async {
