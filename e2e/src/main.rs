@@ -1,5 +1,6 @@
 //! `cargo e2e …`: the command line.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -83,8 +84,8 @@ enum Command {
         #[arg(default_value = "")]
         filter: String,
         /// How often each is measured.
-        #[arg(long, default_value_t = 9)]
-        rounds: usize,
+        #[arg(long, default_value = "9")]
+        rounds: NonZeroUsize,
         /// A folder for `bench.json` and `bench.svg`.
         #[arg(long, default_value = "target/bench")]
         output: PathBuf,
@@ -97,7 +98,7 @@ enum Command {
         work: PathBuf,
         /// As for `bench`.
         #[arg(long)]
-        rounds: usize,
+        rounds: NonZeroUsize,
         /// As for `bench`.
         #[arg(long)]
         output: PathBuf,
@@ -155,8 +156,8 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Down => up::down(),
         Command::Keep => up::keeper::keep(),
         Command::Inside { work, port } => up::inside::stay(work, port),
-        Command::Bench { filter, rounds, output } => run::bench(&filter, rounds, &output),
-        Command::Measure { work, rounds, output, filter } => run::measure_inside(work, &filter, rounds, &output),
+        Command::Bench { filter, rounds, output } => run::bench(&filter, rounds.get(), &output),
+        Command::Measure { work, rounds, output, filter } => run::measure_inside(work, &filter, rounds.get(), &output),
         Command::Lint => checks::lint(),
         Command::Images { command: Images::Build } => {
             checks::build_shipped()?;

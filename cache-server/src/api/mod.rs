@@ -94,12 +94,12 @@ impl Answer for Api {
             self.answers.remember((&self.server, &connection), basis, &request, &report, &response);
             response
         } else if browse::is_browse_path(path) {
-            let answered = browse::answer(&gate, &request, &mut report).await;
+            let answered = Box::pin(browse::answer(&gate, &request, &mut report)).await;
             answered.unwrap_or_else(|error| error.response(&mut report))
         } else if pages::is_shown(&request) {
-            pages::show(&gate, &request, &mut report).await
+            Box::pin(pages::show(&gate, &request, &mut report)).await
         } else {
-            pages::answer(&self.server, request.map(|()| body)).await
+            Box::pin(pages::answer(&self.server, request.map(|()| body))).await
         };
         report.status(response.status());
         response.body_mut().finish_with(report, serving);
@@ -113,6 +113,7 @@ impl Answer for Api {
     }
 }
 
+// Futures behind pointers: every connection holds the largest state of its answer, so those that are rare are kept out of it.
 impl Api {
     async fn registry(
         &self,
@@ -124,12 +125,16 @@ impl Api {
     ) -> Result<Response<Body>, ApiError> {
         let asked = match request::ask(&gate.current.routing, self.port, request) {
             Ok(asked) => asked,
-            Err(nowhere) => return Err(unrouted(gate, &nowhere).await),
+            Err(nowhere) => return Err(Box::pin(unrouted(gate, &nowhere)).await),
         };
         let (answered, name) = match &asked.resolved {
             Resolved::ServerBase => return gate.server_base(report).await.map(|()| base()),
-            Resolved::ServerToken => return token::answer(gate, SHARED_SERVICE, request, body, report).await,
-            Resolved::Search(route) => return search::answer(gate, route, request.uri().query(), report).await,
+            Resolved::ServerToken => {
+                return Box::pin(token::answer(gate, SHARED_SERVICE, request, body, report)).await;
+            }
+            Resolved::Search(route) => {
+                return Box::pin(search::answer(gate, route, request.uri().query(), report)).await;
+            }
             Resolved::Canary { rest, by_path } => {
                 (canary::answer(&self.server, request.method(), rest, report), by_path.then_some(REPOSITORY))
             }
@@ -162,7 +167,7 @@ impl Api {
         report.repository(&route.repository);
         let repository = repository(gate.current, &route.repository)?;
         if route.rest == TOKEN {
-            return token::answer(gate, gate::service(route), request, body, report).await;
+            return Box::pin(token::answer(gate, gate::service(route), request, body, report)).await;
         }
         let endpoint = Endpoint::parse(&route.rest, request.uri().query())?;
         if let Some(image) = endpoint.image() {
@@ -194,7 +199,7 @@ impl Api {
             let (hosted, group) = pushes::target(repository)?;
             let _change = self.server.change();
             let pushing = Pushing { gate, admitted, hosted, group, route, client, request, body };
-            return pushing.answer(&endpoint, report).await;
+            return Box::pin(pushing.answer(&endpoint, report)).await;
         }
         let want = request::want(request.method())?;
         let pull = Pull {
@@ -227,11 +232,12 @@ impl Api {
             }
             Endpoint::Tags { image, limit, last } => {
                 report.kind("tags", "");
-                lists::tags(repository, &asking, image, *limit, last.as_deref(), &pull, report).await
+                Box::pin(lists::tags(repository, &asking, image, *limit, last.as_deref(), &pull, report)).await
             }
             Endpoint::Referrers { image, digest, artifact_type } => {
                 report.kind("referrers", digest.as_str());
-                lists::referrers(repository, &asking, image, digest, artifact_type.as_deref(), report).await
+                let artifact_type = artifact_type.as_deref();
+                Box::pin(lists::referrers(repository, &asking, image, digest, artifact_type, report)).await
             }
             Endpoint::Uploads { .. } | Endpoint::Unknown => return Err(ApiError::unknown_path(request.uri().path())),
         };

@@ -106,8 +106,9 @@ async fn serve(
     let stream = ClientStream::new(stream, Arc::clone(&connection), limits);
     match tls {
         None => serve_http(stream, connection, stop, answer).await,
-        Some(config) => match TlsAcceptor::from(config).accept(stream).await {
-            Ok(stream) => serve_http(stream, connection, stop, answer).await,
+        // What TLS needs would take memory from every plain connection, were it not behind a pointer.
+        Some(config) => match Box::pin(TlsAcceptor::from(config).accept(stream)).await {
+            Ok(stream) => Box::pin(serve_http(stream, connection, stop, answer)).await,
             Err(error) => tracing::debug!(client = %peer, %error, "a TLS handshake failed"),
         },
     }

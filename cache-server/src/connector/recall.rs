@@ -303,8 +303,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_slow_client_gets_all_of_it_even_while_the_server_ends() {
-        let body: &[u8] = &[b'x'; 100_000];
-        let mut client = Client::of(body.to_vec().leak(), true, 4096);
+        let body: &[u8] = vec![b'x'; 100_000].leak();
+        let mut client = Client::of(body, true, 4096);
         client.send(KNOWN).await;
         assert_eq!(client.bodies().await.len(), body.len());
     }

@@ -125,7 +125,7 @@ impl fmt::Write for Escaping<'_, '_> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-    use std::sync::{Arc, Mutex};
+    use std::sync::{Arc, Mutex, PoisonError};
 
     use serde_json::Value;
     use tracing_subscriber::fmt::MakeWriter;
@@ -137,7 +137,7 @@ mod tests {
 
     impl std::io::Write for Out {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
             Ok(bytes.len())
         }
 

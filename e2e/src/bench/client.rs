@@ -21,7 +21,7 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 
 /// A client that hears nothing for so long gives up.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Answers' heads are shorter.
 const HEAD: usize = 16 * 1024;
 /// Bytes that are thrown away at once.
@@ -311,15 +311,14 @@ impl Busy {
             read => read.context("no answer")?,
         };
         ensure!(read > 0, "the connection was closed instead of an answer");
-        let left = match self.left {
-            Some(left) => left.saturating_sub(read as u64),
-            None => {
-                self.head.extend_from_slice(&buffer[..read]);
-                let Some(head) = Head::parse(&self.head)? else { return Ok(false) };
-                let body = (self.head.len() - head.length) as u64;
-                self.head.clear();
-                head.body.saturating_sub(body)
-            }
+        let left = if let Some(left) = self.left {
+            left.saturating_sub(read as u64)
+        } else {
+            self.head.extend_from_slice(&buffer[..read]);
+            let Some(head) = Head::parse(&self.head)? else { return Ok(false) };
+            let body = (self.head.len() - head.length) as u64;
+            self.head.clear();
+            head.body.saturating_sub(body)
         };
         self.left = (left > 0).then_some(left);
         Ok(left == 0)

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -140,7 +140,7 @@ fn resident(process: i32) -> Option<u64> {
 }
 
 fn free_address() -> Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::from(CACHE), 0)).and_then(|listener| listener.local_addr());
+    let listener = TcpListener::bind((CACHE, 0)).and_then(|listener| listener.local_addr());
     listener.context("cannot find a free port")
 }
 

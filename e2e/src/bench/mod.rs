@@ -76,14 +76,14 @@ async fn warm(ground: &Ground, stage: &Stage, case: &Case, rounds: usize) -> Res
     }
     let mut samples = Samples::new();
     for number in 0..rounds {
-        let mut sampled = BTreeMap::new();
+        let mut of_round = BTreeMap::new();
         for contender in in_turn(case, number) {
             let running = running.get(&contender).context("started above")?;
             let round = Round { stage, origin, contender, running, tls: tls.as_ref() };
             let sample = (case.measure)(&round).with_context(|| format!("cannot measure {}", contender.name()))?;
-            sampled.insert(contender, sample);
+            of_round.insert(contender, sample);
         }
-        samples.push(sampled);
+        samples.push(of_round);
     }
     for (_, one) in running {
         one.stop().await?;
@@ -97,15 +97,15 @@ async fn cold(ground: &Ground, stage: &Stage, case: &Case, rounds: usize) -> Res
     let origin = (case.origin)(stage);
     let mut samples = Samples::new();
     for number in 0..rounds {
-        let mut sampled = BTreeMap::new();
+        let mut of_round = BTreeMap::new();
         for contender in in_turn(case, number) {
             let running = Running::start(ground, contender, origin, case.tls).await?;
             let round = Round { stage, origin, contender, running: &running, tls: tls.as_ref() };
             let sample = (case.measure)(&round).with_context(|| format!("cannot measure {}", contender.name()))?;
-            sampled.insert(contender, sample);
+            of_round.insert(contender, sample);
             running.stop().await?;
         }
-        samples.push(sampled);
+        samples.push(of_round);
     }
     Ok(samples)
 }

@@ -83,15 +83,14 @@ impl Outcome {
     /// The table, and whether each goal was reached.
     pub fn print(&self, case: &Case) {
         println!("\n{} ({} rounds)", self.title, self.rounds);
-        let columns: String = case.metrics.iter().map(|metric| format!("{:>28}", metric.title)).collect();
-        println!("  {:<20}{columns}", "");
+        println!("{}", row("", case.metrics.iter().map(|metric| metric.title.to_owned())));
         for contender in case.contenders {
             let found = self.medians.get(contender.name());
             let cell = |metric: &Metric| match found.and_then(|found| found.get(metric.name)) {
-                Some(spread) => format!("{:>28}", spread.told(metric.digits)),
-                None => format!("{:>28}", "-"),
+                Some(spread) => spread.told(metric.digits),
+                None => "-".to_owned(),
             };
-            println!("  {:<20}{}", contender.name(), case.metrics.iter().map(cell).collect::<String>());
+            println!("{}", row(contender.name(), case.metrics.iter().map(cell)));
         }
         for verdict in &self.verdicts {
             let said = if verdict.reached { "reached" } else { "MISSED " };
@@ -161,4 +160,9 @@ pub fn write(folder: &Path, outcomes: &[Outcome]) -> Result<()> {
     let bars: Vec<Bar> = bars.collect();
     let plot = Plot { height: 60 + bars.len() * Bar::HEIGHT, bars };
     fs::write(folder.join("bench.svg"), plot.render()?).context("cannot write bench.svg")
+}
+/// A line of a table.
+fn row(name: &str, cells: impl Iterator<Item = String>) -> String {
+    let line = format!("  {name:<20}");
+    cells.fold(line, |line, cell| line + &format!("{cell:>28}"))
 }
