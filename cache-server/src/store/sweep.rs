@@ -90,8 +90,7 @@ impl Store {
             if self.sweep(self.usage.surplus()).await > 0 {
                 continue;
             }
-            // Where there is too much that never goes, as what was pushed, waiting would change nothing.
-            if !are_committing || self.usage.stored() + bytes > self.usage.limit() {
+            if !are_committing {
                 break;
             }
             tokio::select! {

@@ -32,12 +32,8 @@ pub(super) struct Reservation {
 impl Usage {
     /// Stored bytes and those being stored.
     pub(super) fn used(&self) -> u64 {
-        self.stored() + self.counters.reserved.load(Ordering::Relaxed)
-    }
-
-    /// Stored bytes alone.
-    pub(super) fn stored(&self) -> u64 {
-        u64::try_from(self.counters.stored.load(Ordering::Relaxed)).unwrap_or(0)
+        let stored = self.counters.stored.load(Ordering::Relaxed);
+        u64::try_from(stored).unwrap_or(0) + self.counters.reserved.load(Ordering::Relaxed)
     }
 
     pub(super) fn limit(&self) -> u64 {
