@@ -8,16 +8,21 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use futures_util::future::BoxFuture;
 use rustls::ClientConfig;
+use tokio::runtime::Handle;
 
 use super::{
     client::{Background, Connection, Small, ask_busily, fetch_at_once},
-    contender::{Contender, Running},
+    contender::{Contender, Ground, Running},
+    million,
     origin::Origin,
+    report::Samples,
     stage::Stage,
 };
 
-use Contender::{DockerRegistry, NginxCache, NginxStatic, Ours};
+use Measure::{Alone, Cold, Warm};
+use Contender::{DockerRegistry, NginxCache, NginxStatic, Ours, Upstream};
 
 /// Connections for large answers.
 const FEW: usize = 4;
@@ -72,13 +77,15 @@ pub enum Bound {
     AtLeast(f64),
 }
 
-/// Whom a case is measured against, in what state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    /// Each contender runs throughout and has everything.
-    Warm,
-    /// Each round begins with a contender that has nothing.
-    Cold,
+/// How samples are taken.
+#[derive(Debug)]
+pub enum Measure {
+    /// Each contender runs throughout and has everything; this takes one sample of one.
+    Warm(fn(&Round<'_>) -> Result<Sample>),
+    /// Each sample is of a contender that has nothing.
+    Cold(fn(&Round<'_>) -> Result<Sample>),
+    /// By itself, so many rounds.
+    Alone(for<'a> fn(&'a Ground, usize) -> BoxFuture<'a, Result<Samples>>),
 }
 
 /// One thing that is measured.
@@ -90,16 +97,14 @@ pub struct Case {
     pub title: &'static str,
     /// Of whom.
     pub contenders: &'static [Contender],
-    /// Warm or cold.
-    pub state: State,
     /// Which upstream is behind them.
     pub origin: fn(&Stage) -> &Origin,
     /// Whether clients speak TLS.
     pub tls: bool,
     /// At most so many rounds: what does not vary needs no more.
     pub rounds: usize,
-    /// Takes one sample.
-    pub measure: fn(&Round<'_>) -> Result<Sample>,
+    /// How it is measured.
+    pub measure: Measure,
     /// The figures, as columns of its table.
     pub metrics: &'static [Metric],
     /// What is wanted.
@@ -108,6 +113,8 @@ pub struct Case {
 
 /// What a sample is taken of.
 pub struct Round<'a> {
+    /// Where it is taken.
+    pub ground: &'a Ground,
     /// What is asked for.
     pub stage: &'a Stage,
     /// Its upstream.
@@ -141,30 +148,26 @@ const fn itself(metric: &'static str, bound: f64) -> Goal {
     Goal { metric, peer: None, bound: Bound::AtMost(bound) }
 }
 
-/// What warm cases have in common, unless they say otherwise.
-const WARM: Case = Case {
+/// What cases have in common, unless they say otherwise.
+const USUAL: Case = Case {
     name: "",
     title: "",
     contenders: &[Ours, NginxCache, DockerRegistry],
-    state: State::Warm,
     origin: |stage| &stage.fast,
     tls: false,
     rounds: usize::MAX,
-    measure: large,
+    measure: Warm(large),
     metrics: &[],
     goals: &[],
 };
 
-/// The same of cold ones.
-const COLD: Case = Case { state: State::Cold, measure: cold, ..WARM };
-
 /// Every case, in the order in which they are measured.
-pub const ALL: [Case; 11] = [
+pub const ALL: [Case; 13] = [
     Case {
         name: "large",
         title: "warm 256 MiB blob, 4 connections",
         contenders: &[Ours, NginxCache, NginxStatic, DockerRegistry],
-        measure: large,
+        measure: Warm(large),
         metrics: &[CPU_PER_GB, GB_PER_S],
         goals: &[
             at_most("cpu_s_per_gb", NginxCache, 1.05),
@@ -172,78 +175,78 @@ pub const ALL: [Case; 11] = [
             at_most("cpu_s_per_gb", DockerRegistry, 0.25),
             at_least("gb_per_s", NginxCache, 1.0),
         ],
-        ..WARM
+        ..USUAL
     },
     Case {
         name: "beside",
         title: "1 KiB blob, 4 connections, beside 64 large transfers",
         contenders: &[Ours, NginxCache, NginxStatic],
-        measure: beside,
+        measure: Warm(beside),
         metrics: &[P50, P99],
         goals: &[at_most("p50_ms", NginxCache, 1.05), at_most("p99_ms", NginxCache, 1.05)],
-        ..WARM
+        ..USUAL
     },
     Case {
         name: "large-tls",
         title: "warm 256 MiB blob over TLS 1.3, 4 connections",
         contenders: &[Ours, NginxCache],
         tls: true,
-        measure: large,
+        measure: Warm(large),
         metrics: &[CPU_PER_GB, GB_PER_S],
         goals: &[at_most("cpu_s_per_gb", NginxCache, 0.6)],
-        ..WARM
+        ..USUAL
     },
     Case {
         name: "small",
         title: "warm 10 KiB blob, 32 connections",
         contenders: &[Ours, NginxCache, NginxStatic, DockerRegistry],
-        measure: |round| small(round, &round.stage.small),
+        measure: Warm(|round| small(round, &round.stage.small)),
         metrics: &[CPU_PER_REQUEST, REQUESTS, P99],
         goals: &[at_most("cpu_us_per_request", NginxCache, 0.8), at_least("requests_per_s", NginxCache, 1.0)],
-        ..WARM
+        ..USUAL
     },
     Case {
         name: "by-tag",
         title: "warm manifest by tag, 32 connections",
-        measure: |round| small(round, &round.stage.by_tag),
+        measure: Warm(|round| small(round, &round.stage.by_tag)),
         metrics: &[CPU_PER_REQUEST, REQUESTS, P99],
         goals: &[
             at_most("cpu_us_per_request", NginxCache, 0.8),
             at_least("requests_per_s", NginxCache, 1.0),
             at_least("requests_per_s", DockerRegistry, 50.0),
         ],
-        ..WARM
+        ..USUAL
     },
     Case {
         name: "by-digest",
         title: "warm manifest by digest, 32 connections",
-        measure: |round| small(round, &round.stage.by_digest),
+        measure: Warm(|round| small(round, &round.stage.by_digest)),
         metrics: &[CPU_PER_REQUEST, REQUESTS, P99],
         goals: &[at_most("cpu_us_per_request", NginxCache, 0.8), at_least("requests_per_s", NginxCache, 1.0)],
-        ..WARM
+        ..USUAL
     },
     Case {
         name: "cold",
         title: "cold 256 MiB blob, 1 client, upstream at 300 MB/s",
         origin: |stage| &stage.usual,
-        measure: cold,
+        measure: Cold(cold),
         metrics: &[SECONDS, CPU],
         goals: &[at_most("seconds", NginxCache, 1.05)],
-        ..COLD
+        ..USUAL
     },
     Case {
         name: "cold-fast",
         title: "cold 256 MiB blob, 1 client, upstream on the loopback",
-        measure: cold,
+        measure: Cold(cold),
         metrics: &[SECONDS, CPU],
         goals: &[at_most("seconds", NginxCache, 1.6), at_most("cpu_s", NginxCache, 2.5)],
-        ..COLD
+        ..USUAL
     },
     Case {
         name: "crowd",
         title: "cold 256 MiB blob, 16 clients, upstream at 50 MB/s",
         origin: |stage| &stage.slow,
-        measure: crowd,
+        measure: Cold(crowd),
         metrics: &[
             SECONDS,
             Metric { name: "times_one_client", title: "slowest ÷ one client", digits: 3 },
@@ -252,31 +255,62 @@ pub const ALL: [Case; 11] = [
             CPU,
         ],
         goals: &[itself("times_one_client", 1.05), itself("last_first_byte_ms", 50.0), itself("upstream_gets", 1.0)],
-        ..COLD
+        ..USUAL
+    },
+    Case {
+        name: "layers",
+        title: "cold image of 60 layers of 1 MiB through containerd, upstream at 300 MB/s",
+        contenders: &[Ours, Upstream, NginxCache, DockerRegistry],
+        origin: |stage| &stage.usual,
+        measure: Cold(layers),
+        metrics: &[SECONDS],
+        goals: &[at_most("seconds", Upstream, 1.1)],
+        ..USUAL
     },
     Case {
         name: "connections",
         title: "warm manifest by tag, 500 connections, beside 10,000 idle ones",
         contenders: &[Ours, NginxCache],
         // What a connection costs shows in a process that has had none.
-        state: State::Cold,
-        measure: connections,
+        measure: Cold(connections),
         metrics: &[P99, P50, REQUESTS, Metric { name: "kib_per_idle", title: "KiB/idle connection", digits: 1 }],
         goals: &[at_most("p99_ms", NginxCache, 1.15), itself("kib_per_idle", 16.0)],
-        ..WARM
+        ..USUAL
     },
     Case {
         name: "memory",
         title: "resident memory at start, and with 256 pulls of a cold 1 GiB blob at once, half of them stalled",
         contenders: &[Ours, NginxCache],
         rounds: 3,
-        measure: memory,
+        measure: Cold(memory),
         metrics: &[
             Metric { name: "start_mib", title: "at start, MiB", digits: 1 },
             Metric { name: "peak_mib", title: "peak, MiB", digits: 1 },
         ],
         goals: &[itself("start_mib", 20.0), itself("peak_mib", 64.0)],
-        ..COLD
+        ..USUAL
+    },
+    Case {
+        name: "million",
+        title: "a store of 1,000,000 blobs and 1,000,000 tags; an image of 100,000 tags",
+        contenders: &[Ours, DockerRegistry],
+        rounds: 3,
+        measure: Alone(|ground, rounds| Box::pin(million::measure(ground, rounds))),
+        metrics: &[
+            Metric { name: "start_ms", title: "first answer, ms", digits: 1 },
+            Metric { name: "times_empty", title: "÷ of an empty store", digits: 2 },
+            Metric { name: "first_page_ms", title: "first page of tags, ms", digits: 2 },
+            Metric { name: "again_ms", title: "again, ms", digits: 2 },
+            Metric { name: "counted_s", title: "counted after, s", digits: 1 },
+            Metric { name: "peak_mib", title: "peak, MiB", digits: 1 },
+        ],
+        goals: &[
+            itself("start_ms", 50.0),
+            itself("times_empty", 1.5),
+            itself("peak_mib", 200.0),
+            at_most("first_page_ms", DockerRegistry, 0.02),
+        ],
+        ..USUAL
     },
 ];
 
@@ -365,6 +399,18 @@ fn crowd(round: &Round<'_>) -> Result<Sample> {
         ("upstream_gets", gets),
         ("cpu_s", used),
     ]))
+}
+
+fn layers(round: &Round<'_>) -> Result<Sample> {
+    let pull = async {
+        let containerd = round.ground.containerd(round.running.address()).await?;
+        let begun = Instant::now();
+        containerd.pull(&round.stage.layered).await?;
+        let seconds = begun.elapsed().as_secs_f64();
+        round.ground.clear_away(containerd).await?;
+        Ok(Sample::from([("seconds", seconds)]))
+    };
+    tokio::task::block_in_place(|| Handle::current().block_on(pull))
 }
 
 fn connections(round: &Round<'_>) -> Result<Sample> {

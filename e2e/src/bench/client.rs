@@ -89,6 +89,15 @@ impl Connection {
         Ok(Transfer { bytes, first_byte, ended: Instant::now() })
     }
 
+    /// Sends a request and reads its answer's body.
+    pub fn text(&mut self, request: &[u8]) -> Result<String> {
+        self.stream.write_all(&[&request[..request.len() - 2], b"Connection: close\r\n\r\n"].concat())?;
+        let mut answer = Vec::new();
+        self.stream.read_to_end(&mut answer).context("no answer")?;
+        let head = Head::parse(&answer)?.context("an answer that broke off")?;
+        String::from_utf8(answer.split_off(head.length)).context("the answer is no text")
+    }
+
     /// Sends a request and reads its head; gives the body's length and how much of it came along.
     pub fn begin(&mut self, request: &[u8]) -> Result<(u64, u64)> {
         self.stream.write_all(request).context("cannot send a request")?;

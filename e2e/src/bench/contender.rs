@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 
 use super::origin::Origin;
 use crate::{
+    engine::{Containerd, Major},
     install::Programs,
     lab::{CACHE, Lab, Process, cgroups, enter},
     package::beside_this_program,
@@ -35,6 +36,8 @@ pub enum Contender {
     NginxStatic,
     /// Debian's docker-registry as a pull-through cache.
     DockerRegistry,
+    /// The upstream itself, with nobody in between.
+    Upstream,
 }
 
 impl Contender {
@@ -46,6 +49,7 @@ impl Contender {
             Self::NginxCache => "nginx proxy_cache",
             Self::NginxStatic => "nginx static",
             Self::DockerRegistry => "docker-registry",
+            Self::Upstream => "upstream",
         }
     }
 }
@@ -69,12 +73,35 @@ impl Ground {
         let group = cgroups::of_run(enter::runner_of(lab.work())?);
         Ok(Self { lab, programs, group, files, certificate: Certificate::wildcard()? })
     }
+
+    /// A folder of the run.
+    pub fn dir(&self, name: &str) -> Result<PathBuf> {
+        self.lab.dir(name)
+    }
+
+    /// Starts a program that is measured without a group of its own.
+    pub fn spawn(&self, name: &str, command: Command) -> Result<Process> {
+        self.lab.spawn(name, command)
+    }
+
+    /// A containerd without images that asks only `mirror` for those of Docker Hub.
+    pub async fn containerd(&self, mirror: SocketAddr) -> Result<Containerd> {
+        Containerd::start(&self.lab, &self.programs, Major::Two, &format!("http://{mirror}")).await
+    }
+
+    /// Ends it and removes what it kept.
+    pub async fn clear_away(&self, mut containerd: Containerd) -> Result<()> {
+        containerd.stop().await?;
+        let folder = self.lab.dir(containerd.name())?;
+        fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))
+    }
 }
 
 /// A running server; dropping it ends it.
 #[derive(Debug)]
 pub struct Running {
-    process: Process,
+    /// The upstream is no process of its own.
+    process: Option<Process>,
     group: PathBuf,
     folder: PathBuf,
     address: SocketAddr,
@@ -83,20 +110,24 @@ pub struct Running {
 impl Running {
     /// Starts a server with empty folders before `origin`, and waits until it listens; it ends TLS itself if `tls` says so.
     pub async fn start(ground: &Ground, contender: Contender, origin: &Origin, tls: bool) -> Result<Self> {
-        let address = free_address()?;
+        let address = if contender == Contender::Upstream { origin.address() } else { free_address()? };
         let name = format!("{}-{}", contender.name().replace(' ', "-"), address.port());
         let folder = ground.lab.dir(&name)?;
         let group = ground.group.join(&name);
         cgroups::create(&group)?;
         let command = match contender {
-            Contender::Ours => ours(&folder, ground, origin, address, tls)?,
+            Contender::Ours => Some(ours(&folder, ground, origin, address, tls)?),
             Contender::NginxCache | Contender::NginxStatic => {
-                nginx(&folder, ground, contender, origin, (address, tls))?
+                Some(nginx(&folder, ground, contender, origin, (address, tls))?)
             }
-            Contender::DockerRegistry => docker_registry(&folder, origin, address)?,
+            Contender::DockerRegistry => Some(docker_registry(&folder, Some(origin), address)?),
+            Contender::Upstream => None,
         };
-        let mut process = ground.lab.spawn(&name, cgroups::counted(&group, &command)?)?;
-        process.until(START_LIMIT, async || TcpStream::connect(address).await.is_ok()).await?;
+        let mut process = None;
+        if let Some(command) = command {
+            let started = process.insert(ground.lab.spawn(&name, cgroups::counted(&group, &command)?)?);
+            started.until(START_LIMIT, async || TcpStream::connect(address).await.is_ok()).await?;
+        }
         Ok(Self { process, group, folder, address })
     }
 
@@ -125,9 +156,10 @@ impl Running {
 
     /// Ends it and removes what it kept.
     pub async fn stop(mut self) -> Result<()> {
-        self.process.signal(Signal::TERM)?;
-        self.process.wait(Duration::from_secs(10)).await?;
-        drop(self.process);
+        if let Some(mut process) = self.process.take() {
+            process.signal(Signal::TERM)?;
+            process.wait(Duration::from_secs(10)).await?;
+        }
         cgroups::remove(&self.group)?;
         fs::remove_dir_all(&self.folder).with_context(|| format!("cannot remove {}", self.folder.display()))
     }
@@ -139,7 +171,8 @@ fn resident(process: i32) -> Option<u64> {
     Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024)
 }
 
-fn free_address() -> Result<SocketAddr> {
+/// An address of the cache's host on which nobody listens.
+pub(super) fn free_address() -> Result<SocketAddr> {
     let listener = TcpListener::bind((CACHE, 0)).and_then(|listener| listener.local_addr());
     listener.context("cannot find a free port")
 }
@@ -228,16 +261,16 @@ http {{
     Ok(command)
 }
 
-fn docker_registry(folder: &Path, origin: &Origin, address: SocketAddr) -> Result<Command> {
+/// Debian's docker-registry over `folder`, as a cache of `upstream` if there is one.
+pub(super) fn docker_registry(folder: &Path, upstream: Option<&Origin>, address: SocketAddr) -> Result<Command> {
+    let proxy = upstream.map_or_else(String::new, |origin| format!("proxy: {{remoteurl: '{}'}}\n", origin.url()));
     let configuration = format!(
         "version: 0.1
 log: {{level: warn}}
 storage: {{filesystem: {{rootdirectory: {}}}}}
 http: {{addr: '{address}'}}
-proxy: {{remoteurl: '{}'}}
-",
-        folder.join("data").display(),
-        origin.url()
+{proxy}",
+        folder.join("data").display()
     );
     let file = folder.join("config.yml");
     write(&file, &configuration)?;

@@ -2,11 +2,12 @@
 //! slower, not red.
 //!
 //! In reading order: [`stage`] (what is asked for), [`origin`] (the upstream), [`contender`] (who is asked), [`client`] (who
-//! asks), [`cases`] (what is measured and wanted), [`report`] (what is said of it).
+//! asks), [`cases`] (what is measured and wanted), [`million`] (one of them), [`report`] (what is said of it).
 
 pub mod cases;
 pub mod client;
 pub mod contender;
+pub mod million;
 pub mod origin;
 pub mod report;
 pub mod stage;
@@ -23,7 +24,7 @@ use crate::{
     install::{Engines, Programs},
     lab::{Lab, cache_dir},
 };
-use cases::{Case, Round, State};
+use cases::{Case, Measure, Round, Sample};
 use contender::{Contender, Ground, Running};
 use report::{Outcome, Samples};
 use stage::Stage;
@@ -50,9 +51,11 @@ pub async fn measure(work: PathBuf, filter: &str, rounds: usize, output: &Path) 
     let ground = Ground::new(lab, programs, files)?;
     let mut outcomes = Vec::new();
     for case in named(filter)? {
-        let samples = match case.state {
-            State::Warm => warm(&ground, &stage, case, rounds.min(case.rounds)).await,
-            State::Cold => cold(&ground, &stage, case, rounds.min(case.rounds)).await,
+        let rounds = rounds.min(case.rounds);
+        let samples = match case.measure {
+            Measure::Warm(measure) => warm(&ground, &stage, case, measure, rounds).await,
+            Measure::Cold(measure) => cold(&ground, &stage, case, measure, rounds).await,
+            Measure::Alone(measure) => measure(&ground, rounds).await,
         };
         let outcome = Outcome::of(case, &samples.with_context(|| format!("cannot measure {}", case.name))?);
         outcome.print(case);
@@ -63,14 +66,17 @@ pub async fn measure(work: PathBuf, filter: &str, rounds: usize, output: &Path) 
     Ok(ExitCode::SUCCESS)
 }
 
+/// Takes one sample.
+type Sampled = fn(&Round<'_>) -> Result<Sample>;
+
 /// All run from the first round to the last.
-async fn warm(ground: &Ground, stage: &Stage, case: &Case, rounds: usize) -> Result<Samples> {
+async fn warm(ground: &Ground, stage: &Stage, case: &Case, measure: Sampled, rounds: usize) -> Result<Samples> {
     let tls = case.tls.then(|| client::trusting(&ground.certificate.ca)).transpose()?;
     let origin = (case.origin)(stage);
     let mut running = BTreeMap::new();
     for contender in case.contenders {
         let one = Running::start(ground, *contender, origin, case.tls).await?;
-        let round = Round { stage, origin, contender: *contender, running: &one, tls: tls.as_ref() };
+        let round = Round { ground, stage, origin, contender: *contender, running: &one, tls: tls.as_ref() };
         cases::warm_up(&round).with_context(|| format!("cannot warm up {}", contender.name()))?;
         running.insert(*contender, one);
     }
@@ -79,8 +85,8 @@ async fn warm(ground: &Ground, stage: &Stage, case: &Case, rounds: usize) -> Res
         let mut of_round = BTreeMap::new();
         for contender in in_turn(case, number) {
             let running = running.get(&contender).context("started above")?;
-            let round = Round { stage, origin, contender, running, tls: tls.as_ref() };
-            let sample = (case.measure)(&round).with_context(|| format!("cannot measure {}", contender.name()))?;
+            let round = Round { ground, stage, origin, contender, running, tls: tls.as_ref() };
+            let sample = measure(&round).with_context(|| format!("cannot measure {}", contender.name()))?;
             of_round.insert(contender, sample);
         }
         samples.push(of_round);
@@ -92,7 +98,7 @@ async fn warm(ground: &Ground, stage: &Stage, case: &Case, rounds: usize) -> Res
 }
 
 /// Each sample is of one that was just started, with nothing.
-async fn cold(ground: &Ground, stage: &Stage, case: &Case, rounds: usize) -> Result<Samples> {
+async fn cold(ground: &Ground, stage: &Stage, case: &Case, measure: Sampled, rounds: usize) -> Result<Samples> {
     let tls = case.tls.then(|| client::trusting(&ground.certificate.ca)).transpose()?;
     let origin = (case.origin)(stage);
     let mut samples = Samples::new();
@@ -100,8 +106,8 @@ async fn cold(ground: &Ground, stage: &Stage, case: &Case, rounds: usize) -> Res
         let mut of_round = BTreeMap::new();
         for contender in in_turn(case, number) {
             let running = Running::start(ground, contender, origin, case.tls).await?;
-            let round = Round { stage, origin, contender, running: &running, tls: tls.as_ref() };
-            let sample = (case.measure)(&round).with_context(|| format!("cannot measure {}", contender.name()))?;
+            let round = Round { ground, stage, origin, contender, running: &running, tls: tls.as_ref() };
+            let sample = measure(&round).with_context(|| format!("cannot measure {}", contender.name()))?;
             of_round.insert(contender, sample);
             running.stop().await?;
         }

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, BufRead, BufReader, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::package::digest::sha256;
+use crate::{lab::CACHE, package::digest::sha256};
 
 /// What is sent at once at most: a rate is kept to within the time of one of these.
 const PIECE: u64 = 256 * 1024;
@@ -36,6 +36,12 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// What a file has.
+    pub fn of(file: PathBuf, digest: &str, content_type: &'static str) -> Result<Self> {
+        let size = std::fs::metadata(&file).with_context(|| format!("cannot find {}", file.display()))?.len();
+        Ok(Self { content_type, digest: digest.to_owned(), file, size })
+    }
+
     /// Writes an answer's content into `folder`.
     pub fn write(folder: &Path, name: &str, content_type: &'static str, content: &[u8]) -> Result<Self> {
         let file = folder.join(name);
@@ -63,7 +69,7 @@ pub struct Origin {
 impl Origin {
     /// Begins to serve `entries` by path; each connection at `bytes_per_second`, if there is a limit.
     pub fn start(entries: BTreeMap<String, Entry>, bytes_per_second: Option<u64>) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen for the upstream")?;
+        let listener = TcpListener::bind((CACHE, 0)).context("cannot listen for the upstream")?;
         let origin = Self { address: listener.local_addr()?, asked: Arc::default() };
         let (asked, entries) = (Arc::clone(&origin.asked), Arc::new(entries));
         thread::spawn(move || {
@@ -74,6 +80,12 @@ impl Origin {
             }
         });
         Ok(origin)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Its address, as a client writes it.

@@ -1,4 +1,4 @@
-//! What is asked for in a benchmark: one image, in memory and as plain files, behind upstreams of several speeds.
+//! What is asked for in a benchmark: images, in memory and as plain files, behind upstreams of several speeds.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -10,7 +10,10 @@ use super::{
     client,
     origin::{Entry, Origin},
 };
-use crate::package::digest::sha256;
+use crate::{
+    content::{Image, make_layers},
+    package::digest::sha256,
+};
 
 /// A large layer.
 pub const LARGE: usize = 256 * 1024 * 1024;
@@ -22,6 +25,8 @@ const SMALL: usize = 10 * 1024;
 const TINY: usize = 1024;
 /// The image.
 const IMAGE: &str = "library/bench";
+/// An image of many layers, and how many, of how many bytes each.
+const LAYERED: (&str, u32, usize) = ("library/layers", 60, 1024 * 1024);
 /// Its media type.
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// The media type of blobs.
@@ -50,6 +55,8 @@ pub struct Stage {
     pub by_tag: Vec<u8>,
     /// The same by digest.
     pub by_digest: Vec<u8>,
+    /// An image of 60 layers, as an engine names it.
+    pub layered: String,
 }
 
 impl Stage {
@@ -99,6 +106,17 @@ impl Stage {
             "layers": layers,
         });
         let by_digest = put(&manifests, "manifests", MANIFEST, &["latest"], manifest.to_string().as_bytes())?;
+        let layered = Image { name: LAYERED.0.to_owned(), layout: files.join("layers") };
+        make_layers(&layered.layout, LAYERED.1, LAYERED.2)?;
+        let (manifest, digest) = layered.root()?;
+        for name in [digest.as_str(), "latest"] {
+            let entry = Entry::of(manifest.clone(), &digest, MANIFEST)?;
+            entries.insert(format!("/v2/{}/manifests/{name}", layered.name), entry);
+        }
+        for (digest, _) in layered.blobs()? {
+            let entry = Entry::of(layered.blob(&digest), &digest, BLOB)?;
+            entries.insert(format!("/v2/{}/blobs/{digest}", layered.name), entry);
+        }
         Ok(Self {
             fast: Origin::start(entries.clone(), None)?,
             usual: Origin::start(entries.clone(), Some(300_000_000))?,
@@ -110,6 +128,7 @@ impl Stage {
             tiny,
             by_tag: client::get(&format!("/v2/{IMAGE}/manifests/latest")),
             by_digest,
+            layered: layered.reference(),
         })
     }
 }

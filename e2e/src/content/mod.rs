@@ -48,6 +48,19 @@ impl Image {
         run("skopeo", ["--insecure-policy", "copy", "--all", "--quiet", "--dest-tls-verify=false", &from, &to])
     }
 
+    /// Where its index or manifest is, and its digest.
+    pub fn root(&self) -> Result<(PathBuf, String)> {
+        let index = document_at(&self.layout.join("index.json"))?;
+        let digest = index["manifests"][0]["digest"].as_str().context("an empty layout")?;
+        Ok((self.blob(digest), digest.to_owned()))
+    }
+
+    /// Where a blob is.
+    #[must_use]
+    pub fn blob(&self, digest: &str) -> PathBuf {
+        self.layout.join("blobs").join(digest.replace(':', "/"))
+    }
+
     /// The blobs (configs and layers) that a client of this machine's platform pulls: digest and size.
     pub fn blobs(&self) -> Result<Vec<(String, u64)>> {
         let index = document_at(&self.layout.join("index.json"))?;
@@ -69,8 +82,7 @@ impl Image {
     }
 
     fn document(&self, digest: &Value) -> Result<Value> {
-        let digest = digest.as_str().unwrap_or_default();
-        document_at(&self.layout.join("blobs").join(digest.replace(':', "/")))
+        document_at(&self.blob(digest.as_str().unwrap_or_default()))
     }
 }
 
@@ -120,7 +132,7 @@ pub fn make(cache: &Path) -> Result<Images> {
         fs::create_dir_all(&parent).with_context(|| format!("cannot make {}", parent.display()))?;
         let fresh = tempfile::tempdir_in(&parent).context("cannot make a folder for images")?;
         make_debian(&fresh.path().join("roots"), fresh.path())?;
-        make_sixty(&fresh.path().join("sixty"))?;
+        make_layers(&fresh.path().join("sixty"), SMALL_LAYERS, 8_192)?;
         make_big(&fresh.path().join("big"))?;
         remove(&fresh.path().join("roots"))?;
         fs::rename(fresh.path(), &target).with_context(|| format!("cannot make {}", target.display()))?;
@@ -169,11 +181,12 @@ fn debian_layers(layout: &Layout, base: &Path, root: &Path, packages: &[&str]) -
     Ok(layers)
 }
 
-fn make_sixty(target: &Path) -> Result<()> {
+/// Makes an image of so many layers, with one file of so many bytes each.
+pub fn make_layers(target: &Path, count: u32, bytes: usize) -> Result<()> {
     let layout = Layout::create(target)?;
-    let layers = (0..SMALL_LAYERS)
+    let layers = (0..count)
         .map(|number| {
-            let mut content = vec![0; 8_192];
+            let mut content = vec![0; bytes];
             StdRng::seed_from_u64(u64::from(number)).fill_bytes(&mut content);
             file_layer(&layout, &format!("layers/{number:02}"), 0o644, &content)
         })
