@@ -21,8 +21,8 @@ use super::{
     stage::Stage,
 };
 
-use Measure::{Alone, Cold, Warm};
 use Contender::{DockerRegistry, NginxCache, NginxStatic, Ours, Upstream};
+use Measure::{Alone, Cold, Warm};
 
 /// Connections for large answers.
 const FEW: usize = 4;

@@ -89,13 +89,13 @@ impl Connection {
         Ok(Transfer { bytes, first_byte, ended: Instant::now() })
     }
 
-    /// Sends a request and reads its answer's body.
-    pub fn text(&mut self, request: &[u8]) -> Result<String> {
+    /// Sends the connection's last request and reads its answer to the end: head and body as they come, perhaps in chunks.
+    pub fn last(mut self, request: &[u8]) -> Result<String> {
         self.stream.write_all(&[&request[..request.len() - 2], b"Connection: close\r\n\r\n"].concat())?;
-        let mut answer = Vec::new();
-        self.stream.read_to_end(&mut answer).context("no answer")?;
-        let head = Head::parse(&answer)?.context("an answer that broke off")?;
-        String::from_utf8(answer.split_off(head.length)).context("the answer is no text")
+        let mut answer = String::new();
+        self.stream.read_to_string(&mut answer).context("no answer")?;
+        ensure!(answer.starts_with("HTTP/1.1 200 "), "answered {}", answer.lines().next().unwrap_or_default());
+        Ok(answer)
     }
 
     /// Sends a request and reads its head; gives the body's length and how much of it came along.

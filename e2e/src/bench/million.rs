@@ -45,8 +45,7 @@ struct Stores {
 /// Each round starts each of them on its store.
 pub async fn measure(ground: &Ground, rounds: usize) -> Result<Samples> {
     let folder = ground.dir("million")?;
-    let stores =
-        Stores { empty: folder.join("empty"), full: folder.join("full"), registry: folder.join("registry") };
+    let stores = Stores { empty: folder.join("empty"), full: folder.join("full"), registry: folder.join("registry") };
     for data in [&stores.empty, &stores.full] {
         // It makes the folders itself.
         let mut one = Started::ours(ground, data).await?;
@@ -110,9 +109,9 @@ spec: {{anonymousPull: true}}
     /// How long the answer to a request takes, in milliseconds.
     fn time(&self, path: &str) -> Result<f64> {
         let request = client::get(path);
-        let mut connection = Connection::open(self.address, None)?;
+        let connection = Connection::open(self.address, None)?;
         let begun = Instant::now();
-        connection.fetch(&request)?;
+        connection.last(&request)?;
         Ok(begun.elapsed().as_secs_f64() * 1e3)
     }
 
@@ -164,7 +163,7 @@ async fn of_registry(ground: &Ground, folder: &Path) -> Result<Sample> {
 }
 
 fn has_counted(started: &Started) -> Result<bool> {
-    let text = Connection::open(started.address, None)?.text(&client::get("/metrics"))?;
+    let text = Connection::open(started.address, None)?.last(&client::get("/metrics"))?;
     Ok(text.lines().filter_map(|line| line.strip_prefix(USED)).any(|value| value != "0"))
 }
 
