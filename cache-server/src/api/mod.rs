@@ -67,6 +67,7 @@ impl Api {
 
 impl Answer for Api {
     type Body = Body;
+    type Recalled = Recalled;
 
     async fn answer(
         &self,
@@ -105,8 +106,6 @@ impl Answer for Api {
         response.body_mut().finish_with(report, serving);
         response
     }
-
-    type Recalled = Recalled;
 
     fn recall(&self, connection: &Connection, request: &[u8]) -> Option<Recalled> {
         self.answers.recall(&self.server, connection.peer(), request)

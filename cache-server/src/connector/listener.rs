@@ -27,6 +27,9 @@ pub trait Answer: Clone + Send + Sync + Unpin + 'static {
     /// What an answer carries.
     type Body: http_body::Body<Data = Bytes, Error = Box<dyn std::error::Error + Send + Sync>> + Send + 'static;
 
+    /// An answer that was given a moment ago.
+    type Recalled: Recalled;
+
     /// Answers one request; `serving` lives until the answer's body has been sent.
     fn answer(
         &self,
@@ -34,9 +37,6 @@ pub trait Answer: Clone + Send + Sync + Unpin + 'static {
         serving: Serving,
         request: Request<Incoming>,
     ) -> impl Future<Output = Response<Self::Body>> + Send;
-
-    /// An answer that was given a moment ago.
-    type Recalled: Recalled;
 
     /// The answer that [`Self::answer`] gave to these bytes, if it would give the same now. They are all that came, and came
     /// when nothing else was under way.

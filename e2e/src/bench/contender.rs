@@ -148,12 +148,6 @@ impl Running {
         Ok(members.into_iter().filter_map(resident).sum())
     }
 
-    /// The folder in which it keeps what it caches.
-    #[must_use]
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
     /// Ends it and removes what it kept.
     pub async fn stop(mut self) -> Result<()> {
         if let Some(mut process) = self.process.take() {

@@ -2,8 +2,7 @@
 //! of as many tags for docker-registry.
 
 use std::{
-    fmt::Write as _,
-    fs::{self, File},
+    fs,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
@@ -32,7 +31,7 @@ const IMAGES: (u32, u32) = (10, 100_000);
 const REPOSITORY: &str = "bench";
 /// How long a server may take to answer, and to look at the whole store.
 const PATIENCE: Duration = Duration::from_mins(5);
-/// The path of one byte's worth of store that says that the count after a start has ended.
+/// The metric that is zero until the count after a start has ended.
 const USED: &str = "entrepot_store_used_bytes ";
 
 /// The folders of one run.
@@ -200,9 +199,7 @@ fn write_ours(data: &Path) -> Result<()> {
     let links = tree.join(image(0)).join("_blobs");
     for first in 0..=u8::MAX {
         for folder in [&links, &data.join("blobs")] {
-            let mut name = String::from("sha256/");
-            write!(name, "{first:02x}").context("a string takes all")?;
-            let folder = folder.join(name);
+            let folder = folder.join(format!("sha256/{first:02x}"));
             fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         }
     }
@@ -234,7 +231,5 @@ fn put(file: &Path, content: &[u8]) -> Result<()> {
 }
 
 fn write(file: &Path, content: &[u8]) -> Result<()> {
-    use std::io::Write as _;
-    let opened = File::create(file).and_then(|mut file| file.write_all(content));
-    opened.with_context(|| format!("cannot write {}", file.display()))
+    fs::write(file, content).with_context(|| format!("cannot write {}", file.display()))
 }
