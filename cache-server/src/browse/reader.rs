@@ -193,7 +193,7 @@ impl<'a> Reader<'a> {
         let shelves = self.shelves(repository, image).await?;
         let mut names = BTreeSet::new();
         for shelf in &shelves {
-            names.extend(shelf.tree.tags(&shelf.image).await?);
+            names.extend(shelf.tree.tags(&shelf.image).await?.iter().cloned());
         }
         let (names, next) = cut(names.into_iter(), Tag::as_str, page);
         let mut items = Vec::new();

@@ -36,7 +36,7 @@ impl Mirror {
                 Some((_, tags)) => Ok((tags, Outcome::Stale)),
                 None => match self.tree.tags(image).await? {
                     here if here.is_empty() => Err(error),
-                    here => Ok((Arc::new(here), Outcome::Stale)),
+                    here => Ok((here, Outcome::Stale)),
                 },
             },
             Err(error) => Err(error),

@@ -6,6 +6,7 @@ use std::{
     collections::HashMap,
     hash::Hash,
     io,
+    os::unix::fs::MetadataExt,
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError, Weak,
@@ -16,7 +17,7 @@ use std::{
 
 use bytes::Bytes;
 use crds::names::RepositoryName;
-use quick_cache::sync::Cache;
+use quick_cache::{Weighter, sync::Cache, unsync};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
@@ -33,6 +34,29 @@ const RECORDS: usize = 50_000;
 /// Of how many images it is remembered at most that they have a blob.
 const HOLDERS: usize = 4;
 
+/// After so long without a change, a folder's next change shows in its time.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// Lists of tags in memory, about, and how many tags they have together at most.
+const LISTS: usize = 1024;
+/// See above. A tag takes some 40 bytes.
+const LISTED: u64 = 500_000;
+
+/// By what a folder whose entries changed is told from the same one before. Times of files advance every few milliseconds only.
+type FolderStamp = (u64, SystemTime);
+
+/// In one piece: each shard of one that is shared would refuse what exceeds its part of the whole.
+type TagLists = Mutex<unsync::Cache<(u64, ImageName), (FolderStamp, Arc<Vec<Tag>>), ByTags>>;
+
+#[derive(Clone)]
+struct ByTags;
+
+impl Weighter<(u64, ImageName), (FolderStamp, Arc<Vec<Tag>>)> for ByTags {
+    fn weight(&self, _: &(u64, ImageName), (_, tags): &(FolderStamp, Arc<Vec<Tag>>)) -> u64 {
+        tags.len() as u64 + 1
+    }
+}
+
 /// The trees in use, and their records in memory.
 pub(super) struct Trees {
     next: AtomicU64,
@@ -41,6 +65,8 @@ pub(super) struct Trees {
     pub(super) image_blobs: Cache<(u64, ImageName, Digest), Arc<Used<LinkRecord>>>,
     pub(super) manifests: Cache<(u64, ImageName, Digest), Arc<Used<ManifestRecord>>>,
     pub(super) tags: Cache<(u64, ImageName, Tag), Arc<Used<TagRecord>>>,
+    /// Lists of tags, and what their folder looked like.
+    tag_lists: TagLists,
     /// Which images were found to have a blob, the last one first. A hint: the files say whether it is so still.
     holders: Cache<(u64, Digest), Arc<[ImageName]>>,
 }
@@ -54,8 +80,20 @@ impl Default for Trees {
             image_blobs: Cache::new(RECORDS),
             manifests: Cache::new(RECORDS),
             tags: Cache::new(RECORDS),
+            tag_lists: Mutex::new(unsync::Cache::with_weighter(LISTS, LISTED, ByTags)),
             holders: Cache::new(RECORDS),
         }
+    }
+}
+
+impl Trees {
+    fn tag_list(&self, key: &(u64, ImageName), stamp: FolderStamp) -> Option<Arc<Vec<Tag>>> {
+        let lists = self.tag_lists.lock().unwrap_or_else(PoisonError::into_inner);
+        lists.get(key).filter(|(read, _)| *read == stamp).map(|(_, tags)| Arc::clone(tags))
+    }
+
+    fn remember_tag_list(&self, key: (u64, ImageName), stamp: FolderStamp, tags: Arc<Vec<Tag>>) {
+        self.tag_lists.lock().unwrap_or_else(PoisonError::into_inner).insert(key, (stamp, tags));
     }
 }
 
@@ -263,10 +301,22 @@ impl Tree {
         blocking(move || files::remove_if_there(&path)).await
     }
 
-    /// The tags of an image that are here, sorted.
-    pub async fn tags(&self, image: &ImageName) -> io::Result<Vec<Tag>> {
-        let folder = self.layout.tags(image);
-        blocking(move || tags_in(&folder)).await
+    /// The tags of an image that are here, sorted. A long list is read again only when a tag came or went.
+    pub async fn tags(&self, image: &ImageName) -> io::Result<Arc<Vec<Tag>>> {
+        let (store, key, folder) = (Arc::clone(&self.store), (self.key, image.clone()), self.layout.tags(image));
+        blocking(move || {
+            let Some(stamp) = stamp_of(&folder)? else { return Ok(Arc::default()) };
+            if let Some(tags) = store.trees.tag_list(&key, stamp) {
+                return Ok(tags);
+            }
+            let tags = Arc::new(tags_in(&folder)?);
+            // What changed a moment ago may change again without looking different.
+            if stamp.1.elapsed().is_ok_and(|age| age > SETTLED) {
+                store.trees.remember_tag_list(key, stamp, Arc::clone(&tags));
+            }
+            Ok(tags)
+        })
+        .await
     }
 
     /// The same, for one who is off the event loop.
@@ -375,6 +425,15 @@ impl Tree {
     }
 }
 
+/// How a folder looks; nothing where there is none.
+fn stamp_of(folder: &std::path::Path) -> io::Result<Option<FolderStamp>> {
+    match folder.metadata() {
+        Ok(metadata) => Ok(Some((metadata.ino(), metadata.modified()?))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 fn tags_in(folder: &std::path::Path) -> io::Result<Vec<Tag>> {
     let entries = match std::fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -401,5 +460,62 @@ fn discard(store: &Store, layout: &TreeLayout) -> io::Result<()> {
             store.sweep_wanted.notify_one();
             Ok(())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use std::fs::{self, File};
+
+    use super::*;
+
+    struct Silent;
+
+    impl crate::store::Observer for Silent {}
+
+    #[tokio::test]
+    async fn a_list_of_tags_is_read_again_when_one_came_or_went() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path().to_owned(), Arc::new(Silent)).unwrap();
+        let tree = store.tree(&"hub".parse().unwrap(), "identity").unwrap();
+        let image: ImageName = "library/app".parse().unwrap();
+        let listed = async || tree.tags(&image).await.unwrap();
+        let named = async || listed().await.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        assert_eq!(named().await, "", "no folder");
+
+        let folder = tree.layout.tags(&image);
+        fs::create_dir_all(&folder).unwrap();
+        let age = |seconds| {
+            let then = SystemTime::now() - Duration::from_secs(seconds);
+            File::open(&folder).unwrap().set_modified(then).unwrap();
+        };
+        for name in ["v2", "v1"] {
+            fs::write(folder.join(name), "").unwrap();
+        }
+        assert_eq!(named().await, "v1 v2");
+        assert!(!Arc::ptr_eq(&listed().await, &listed().await), "changed a moment ago");
+        age(60);
+        let first = listed().await;
+        assert!(Arc::ptr_eq(&first, &listed().await), "read once");
+        fs::remove_file(folder.join("v1")).unwrap();
+        assert_eq!(named().await, "v2");
+        age(60);
+        assert_eq!(named().await, "v2");
+        fs::write(folder.join("v3"), "").unwrap();
+        assert_eq!(named().await, "v2 v3");
+        fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(named().await, "");
+    }
+
+    #[test]
+    fn one_list_of_tags_may_take_nearly_all_the_memory_for_lists() {
+        let trees = Trees::default();
+        let (key, stamp) = ((0, "library/app".parse().unwrap()), (7, SystemTime::UNIX_EPOCH));
+        let tags = (0..LISTED / 10 * 9).map(|number| format!("v{number}").parse().unwrap()).collect();
+        trees.remember_tag_list(key.clone(), stamp, Arc::new(tags));
+        assert!(trees.tag_list(&key, stamp).is_some());
+        assert!(trees.tag_list(&key, (8, SystemTime::UNIX_EPOCH)).is_none(), "another folder");
     }
 }

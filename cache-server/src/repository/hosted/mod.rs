@@ -135,7 +135,7 @@ impl Hosted {
         if tags.is_empty() {
             return Err(self.not_found(image, "tags"));
         }
-        Ok((Arc::new(tags), Outcome::Hit))
+        Ok((tags, Outcome::Hit))
     }
 
     /// The images that have a text in their name.
