@@ -94,6 +94,7 @@ pub fn bench(filter: &str, rounds: usize, output: &Path) -> Result<ExitCode> {
     let cache = cache_dir()?;
     let folder = RunFolder::create(&cache)?;
     let programs = step("install what is missing", || install::install(&cache))?;
+    step("fetch what only benchmarks need", || install::install_for_bench(&cache))?;
     step("build our programs", checks::build_shipped)?;
     let mut arguments: Vec<OsString> = vec!["measure".into(), "--work".into(), folder.path().into()];
     let output = std::path::absolute(output).context("cannot tell where the output is to be")?;

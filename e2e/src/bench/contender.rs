@@ -97,6 +97,27 @@ impl Ground {
     }
 }
 
+/// How a contender is started.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup<'a> {
+    /// Who.
+    pub contender: Contender,
+    /// The upstream behind it.
+    pub origin: &'a Origin,
+    /// Whether it ends TLS itself.
+    pub tls: bool,
+    /// How many mirrors ours has, each of a registry of its own, all with the same upstream: see [`mirror`].
+    pub mirrors: usize,
+    /// What the files' names begin with into which callgrind writes, if it runs under that.
+    pub counts: Option<&'a Path>,
+}
+
+/// The name of one of [`Setup::mirrors`]; the first one is that of Docker Hub.
+#[must_use]
+pub fn mirror(number: usize) -> String {
+    if number == 0 { "docker-hub".to_owned() } else { format!("mirror-{number}") }
+}
+
 /// A running server; dropping it ends it.
 #[derive(Debug)]
 pub struct Running {
@@ -108,23 +129,25 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts a server with empty folders before `origin`, and waits until it listens; it ends TLS itself if `tls` says so.
-    pub async fn start(ground: &Ground, contender: Contender, origin: &Origin, tls: bool) -> Result<Self> {
+    /// Starts a server with empty folders, and waits until it listens.
+    pub async fn start(ground: &Ground, setup: Setup<'_>) -> Result<Self> {
+        let Setup { contender, origin, .. } = setup;
         let address = if contender == Contender::Upstream { origin.address() } else { free_address()? };
         let name = format!("{}-{}", contender.name().replace(' ', "-"), address.port());
         let folder = ground.lab.dir(&name)?;
         let group = ground.group.join(&name);
         cgroups::create(&group)?;
         let command = match contender {
-            Contender::Ours => Some(ours(&folder, ground, origin, address, tls)?),
-            Contender::NginxCache | Contender::NginxStatic => {
-                Some(nginx(&folder, ground, contender, origin, (address, tls))?)
-            }
+            Contender::Ours => Some(ours(&folder, ground, setup, address)?),
+            Contender::NginxCache | Contender::NginxStatic => Some(nginx(&folder, ground, setup, address)?),
             Contender::DockerRegistry => Some(docker_registry(&folder, Some(origin), address)?),
             Contender::Upstream => None,
         };
         let mut process = None;
-        if let Some(command) = command {
+        if let Some(mut command) = command {
+            if let Some(counts) = setup.counts {
+                command = ground.programs.callgrind(counts, &command);
+            }
             let started = process.insert(ground.lab.spawn(&name, cgroups::counted(&group, &command)?)?);
             started.until(START_LIMIT, async || TcpStream::connect(address).await.is_ok()).await?;
         }
@@ -171,17 +194,24 @@ pub(super) fn free_address() -> Result<SocketAddr> {
     listener.context("cannot find a free port")
 }
 
-fn ours(folder: &Path, ground: &Ground, origin: &Origin, address: SocketAddr, tls: bool) -> Result<Command> {
-    let mut objects = format!(
-        "apiVersion: entrepot.dev/v1alpha1
+fn ours(folder: &Path, ground: &Ground, setup: Setup<'_>, address: SocketAddr) -> Result<Command> {
+    let Setup { origin, tls, mirrors, .. } = setup;
+    let mirrors = (0..mirrors).map(|number| {
+        let registry = if number == 0 { "docker.io".to_owned() } else { format!("registry-{number}.example.com") };
+        format!(
+            "---
+apiVersion: entrepot.dev/v1alpha1
 kind: RegistryMirror
-metadata: {{name: docker-hub}}
+metadata: {{name: {}}}
 spec:
   anonymousPull: true
-  upstream: {{url: '{}', registry: docker.io}}
+  upstream: {{url: '{}', registry: {registry}}}
 ",
-        origin.url()
-    );
+            mirror(number),
+            origin.url()
+        )
+    });
+    let mut objects: String = mirrors.collect();
     let secrets = folder.join("secrets");
     fs::create_dir_all(&secrets).with_context(|| format!("cannot make {}", secrets.display()))?;
     if tls {
@@ -205,13 +235,8 @@ spec: {tls: {mode: Secret, secretRef: {name: site}}}
 }
 
 /// As Debian configures it: a worker per processor, an access log, `sendfile`, `tcp_nopush`.
-fn nginx(
-    folder: &Path,
-    ground: &Ground,
-    contender: Contender,
-    origin: &Origin,
-    (address, tls): (SocketAddr, bool),
-) -> Result<Command> {
+fn nginx(folder: &Path, ground: &Ground, setup: Setup<'_>, address: SocketAddr) -> Result<Command> {
+    let Setup { contender, origin, tls, .. } = setup;
     let (chain, key) = (folder.join("site.crt"), folder.join("site.key"));
     write(&chain, &ground.certificate.chain)?;
     write(&key, &ground.certificate.key)?;

@@ -2,11 +2,14 @@
 //! slower, not red.
 //!
 //! In reading order: [`stage`] (what is asked for), [`origin`] (the upstream), [`contender`] (who is asked), [`client`] (who
-//! asks), [`cases`] (what is measured and wanted), [`million`] (one of them), [`report`] (what is said of it).
+//! asks), [`cases`] (what is measured and wanted), [`instructions`], [`images`] and [`million`] (some of
+//! them), [`report`] (what is said of it).
 
 pub mod cases;
 pub mod client;
 pub mod contender;
+pub mod images;
+pub mod instructions;
 pub mod million;
 pub mod origin;
 pub mod report;
@@ -25,7 +28,7 @@ use crate::{
     lab::{Lab, cache_dir},
 };
 use cases::{Case, Measure, Round, Sample};
-use contender::{Contender, Ground, Running};
+use contender::{Contender, Ground, Running, Setup};
 use report::{Outcome, Samples};
 use stage::Stage;
 
@@ -55,7 +58,7 @@ pub async fn measure(work: PathBuf, filter: &str, rounds: usize, output: &Path) 
         let samples = match case.measure {
             Measure::Warm(measure) => warm(&ground, &stage, case, measure, rounds).await,
             Measure::Cold(measure) => cold(&ground, &stage, case, measure, rounds).await,
-            Measure::Alone(measure) => measure(&ground, rounds).await,
+            Measure::Alone(measure) => measure(&ground, &stage, rounds).await,
         };
         let outcome = Outcome::of(case, &samples.with_context(|| format!("cannot measure {}", case.name))?);
         outcome.print(case);
@@ -75,7 +78,7 @@ async fn warm(ground: &Ground, stage: &Stage, case: &Case, measure: Sampled, rou
     let origin = (case.origin)(stage);
     let mut running = BTreeMap::new();
     for contender in case.contenders {
-        let one = Running::start(ground, *contender, origin, case.tls).await?;
+        let one = Running::start(ground, setup(case, stage, *contender)).await?;
         let round = Round { ground, stage, origin, contender: *contender, running: &one, tls: tls.as_ref() };
         cases::warm_up(&round).with_context(|| format!("cannot warm up {}", contender.name()))?;
         running.insert(*contender, one);
@@ -105,7 +108,7 @@ async fn cold(ground: &Ground, stage: &Stage, case: &Case, measure: Sampled, rou
     for number in 0..rounds {
         let mut of_round = BTreeMap::new();
         for contender in in_turn(case, number) {
-            let running = Running::start(ground, contender, origin, case.tls).await?;
+            let running = Running::start(ground, setup(case, stage, contender)).await?;
             let round = Round { ground, stage, origin, contender, running: &running, tls: tls.as_ref() };
             let sample = measure(&round).with_context(|| format!("cannot measure {}", contender.name()))?;
             of_round.insert(contender, sample);
@@ -114,6 +117,10 @@ async fn cold(ground: &Ground, stage: &Stage, case: &Case, measure: Sampled, rou
         samples.push(of_round);
     }
     Ok(samples)
+}
+
+fn setup<'a>(case: &Case, stage: &'a Stage, contender: Contender) -> Setup<'a> {
+    Setup { contender, origin: (case.origin)(stage), tls: case.tls, mirrors: case.mirrors, counts: None }
 }
 
 /// Whose turn it is, one after the other; another begins each round, so that none is always measured after the same one.

@@ -43,6 +43,8 @@ struct Verdict {
     metric: &'static str,
     peer: Option<&'static str>,
     wanted: String,
+    #[serde(skip)]
+    bound: f64,
     got: Spread,
     reached: bool,
 }
@@ -112,11 +114,11 @@ fn verdict(samples: &Samples, goal: &Goal) -> Option<Verdict> {
             None => Some(*ours),
         }
     }))?;
-    let (reached, wanted) = match goal.bound {
-        Bound::AtMost(bound) => (got.median <= bound, format!("at most {bound}")),
-        Bound::AtLeast(bound) => (got.median >= bound, format!("at least {bound}")),
+    let (reached, wanted, bound) = match goal.bound {
+        Bound::AtMost(bound) => (got.median <= bound, format!("at most {bound}"), bound),
+        Bound::AtLeast(bound) => (got.median >= bound, format!("at least {bound}"), bound),
     };
-    Some(Verdict { metric: goal.metric, peer: goal.peer.map(Contender::name), wanted, got, reached })
+    Some(Verdict { metric: goal.metric, peer: goal.peer.map(Contender::name), wanted, bound, got, reached })
 }
 
 #[derive(Template)]
@@ -126,12 +128,16 @@ struct Plot {
     bars: Vec<Bar>,
 }
 
-/// A ratio as a bar; 1 is in the middle.
+/// A ratio as a bar; 1 is in the middle. Lengths are pixels from the left end of the bar.
 struct Bar {
     y: usize,
     label: String,
-    ratio: f64,
+    told: String,
     width: f64,
+    /// The bound, and the least and the most of the rounds.
+    bound: f64,
+    least: f64,
+    most: f64,
     reached: bool,
 }
 
@@ -140,6 +146,10 @@ impl Bar {
     /// So wide is a ratio of 1.
     const ONE: f64 = 200.0;
     const WIDEST: f64 = 400.0;
+
+    fn length(ratio: f64) -> f64 {
+        (ratio * Self::ONE).min(Self::WIDEST)
+    }
 }
 
 /// Writes `bench.json` and `bench.svg` into `folder`.
@@ -153,14 +163,18 @@ pub fn write(folder: &Path, outcomes: &[Outcome]) -> Result<()> {
     let bars = ratios.enumerate().map(|(row, (outcome, verdict, peer))| Bar {
         y: 40 + row * Bar::HEIGHT,
         label: format!("{}: {} ÷ {peer}", outcome.name, verdict.metric),
-        ratio: verdict.got.median,
-        width: (verdict.got.median * Bar::ONE).min(Bar::WIDEST),
+        told: format!("{:.2} ({})", verdict.got.median, verdict.wanted),
+        width: Bar::length(verdict.got.median),
+        bound: Bar::length(verdict.bound),
+        least: Bar::length(verdict.got.least),
+        most: Bar::length(verdict.got.most),
         reached: verdict.reached,
     });
     let bars: Vec<Bar> = bars.collect();
     let plot = Plot { height: 60 + bars.len() * Bar::HEIGHT, bars };
     fs::write(folder.join("bench.svg"), plot.render()?).context("cannot write bench.svg")
 }
+
 /// A line of a table.
 fn row(name: &str, cells: impl Iterator<Item = String>) -> String {
     let line = format!("  {name:<20}");

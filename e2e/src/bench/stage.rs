@@ -51,6 +51,8 @@ pub struct Stage {
     pub small: Vec<u8>,
     /// The request for a layer of 1 KiB.
     pub tiny: Vec<u8>,
+    /// The manifest's path, by tag.
+    pub tagged: String,
     /// The request for the manifest, by tag.
     pub by_tag: Vec<u8>,
     /// The same by digest.
@@ -106,6 +108,7 @@ impl Stage {
             "layers": layers,
         });
         let by_digest = put(&manifests, "manifests", MANIFEST, &["latest"], manifest.to_string().as_bytes())?;
+        let tagged = format!("/v2/{IMAGE}/manifests/latest");
         let layered = Image { name: LAYERED.0.to_owned(), layout: files.join("layers") };
         make_layers(&layered.layout, LAYERED.1, LAYERED.2)?;
         let (manifest, digest) = layered.root()?;
@@ -126,7 +129,8 @@ impl Stage {
             huge,
             small,
             tiny,
-            by_tag: client::get(&format!("/v2/{IMAGE}/manifests/latest")),
+            by_tag: client::get(&tagged),
+            tagged,
             by_digest,
             layered: layered.reference(),
         })

@@ -141,6 +141,20 @@ impl Programs {
         Tree { root: self.package(Suite::Bookworm, "apache2-bin"), program: "usr/sbin/apache2" }
     }
 
+    /// A command that runs `command` and counts the instructions of it and its children: each process writes into a file whose name
+    /// begins with `counts`.
+    #[must_use]
+    pub fn callgrind(&self, counts: &Path, command: &Command) -> Command {
+        let tree = self.package(Suite::Bookworm, "valgrind");
+        let mut counting = Command::new(tree.join("usr/bin/valgrind.bin"));
+        counting.env("VALGRIND_LIB", tree.join("usr/libexec/valgrind"));
+        counting.args(["--tool=callgrind", "--trace-children=yes", "--quiet"]);
+        counting.arg(format!("--callgrind-out-file={}.%p", counts.display()));
+        counting.arg(command.get_program()).args(command.get_args());
+        counting.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        counting
+    }
+
     /// The OCI conformance suite.
     #[must_use]
     pub fn conformance(&self) -> PathBuf {
@@ -196,6 +210,11 @@ pub fn install(cache: &Path) -> Result<Programs> {
 /// Brings the engines that only a matrix of them needs.
 pub fn install_older_engines(cache: &Path) -> Result<()> {
     unpacked::fetch_older_engines(cache)
+}
+
+/// Brings what only benchmarks need.
+pub fn install_for_bench(cache: &Path) -> Result<()> {
+    unpacked::fetch_of_bench(cache)
 }
 
 /// Begins to build what only a cluster needs. It takes minutes and may go on beside everything else.

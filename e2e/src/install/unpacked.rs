@@ -56,6 +56,9 @@ const OLDER_ENGINES: [(Suite, &str); 4] = [
     (Suite::Trixie, "docker-cli"),
 ];
 
+/// What only `cargo e2e bench` needs.
+const OF_BENCH: [(Suite, &str); 1] = [(Suite::Bookworm, "valgrind")];
+
 /// Programs that are unpacked together with their libraries, which not every machine has: the first package names the
 /// folder.
 const WITH_LIBRARIES: [(Suite, &[&str]); 2] = [
@@ -103,6 +106,11 @@ pub fn fetch_missing(cache: &Path) -> Result<()> {
 /// Fetches and unpacks the older engines that are not there.
 pub fn fetch_older_engines(cache: &Path) -> Result<()> {
     fetch(cache, OLDER_ENGINES.iter().map(|(suite, package)| (*suite, std::slice::from_ref(package))))
+}
+
+/// Fetches and unpacks what only benchmarks need.
+pub fn fetch_of_bench(cache: &Path) -> Result<()> {
+    fetch(cache, OF_BENCH.iter().map(|(suite, package)| (*suite, std::slice::from_ref(package))))
 }
 
 fn fetch<'p>(cache: &Path, wanted: impl Iterator<Item = (Suite, &'p [&'p str])>) -> Result<()> {
