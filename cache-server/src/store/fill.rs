@@ -19,6 +19,7 @@ use super::{
     blobs::Stamp,
     blocking,
     download::{Again, Download, Source, SourceError},
+    files,
     growing::{Failure, Growing, Phase, Rest},
     trouble::is_full,
     usage::Reservation,
@@ -28,9 +29,10 @@ use crate::oci::{Digest, Hasher};
 /// Bytes that wait for the disk at most, per fill.
 const BACKLOG: usize = 1024 * 1024;
 
-/// After so many bytes of a fill the disk is told to begin with them. What all waits for the end makes one long journal commit,
-/// and on ext4 another fill's first byte waits for that (110 to 170 ms after 256 MiB).
-const WRITE_BEHIND: u64 = 8 * 1024 * 1024;
+/// So often the disk is told to begin with what a fill appended. What all waits for the end makes one long journal commit, and on
+/// ext4 another fill's first byte waits for that (110 to 170 ms after 256 MiB). A fill that is shorter leaves it to its commit: its
+/// readers need the processors more.
+const WRITE_BEHIND: Duration = Duration::from_millis(500);
 
 /// Bytes read at once when a partial file is hashed again.
 const REHASH: usize = 1024 * 1024;
@@ -263,6 +265,7 @@ impl Fill {
         total: Option<u64>,
         written: Written,
     ) -> Result<Written, Failure> {
+        let mut behind = WriteBehind { begun: written.offset, last: Instant::now(), running: None };
         let mut idle = Some(written);
         let mut writing: Option<JoinHandle<Result<Written, (Written, io::Error)>>> = None;
         let mut backlog: Vec<Bytes> = Vec::new();
@@ -287,7 +290,9 @@ impl Fill {
                     tokio::select! {
                         result = write => {
                             writing = None;
-                            idle = Some(self.written(result, total)?);
+                            let written = self.written(result, total)?;
+                            behind.follow(&self.growing, written.offset);
+                            idle = Some(written);
                         }
                         chunk = chunks.next(), if ended.is_none() && backlog_bytes < BACKLOG => match chunk {
                             Some(Ok(chunk)) => push(&mut backlog, &mut backlog_bytes, chunk),
@@ -330,6 +335,28 @@ fn push(backlog: &mut Vec<Bytes>, backlog_bytes: &mut usize, chunk: Bytes) {
     backlog.push(chunk);
 }
 
+/// Has the disk write what a fill appended. Beside the fill, and one piece at a time, since a disk with much to do makes this wait
+/// although it is asked to begin only.
+struct WriteBehind {
+    /// So far the disk was told to begin.
+    begun: u64,
+    last: Instant,
+    running: Option<JoinHandle<()>>,
+}
+
+impl WriteBehind {
+    fn follow(&mut self, growing: &Arc<Growing>, written: u64) {
+        if self.last.elapsed() < WRITE_BEHIND || self.running.as_ref().is_some_and(|running| !running.is_finished()) {
+            return;
+        }
+        self.last = Instant::now();
+        let (growing, offset) = (Arc::clone(growing), std::mem::replace(&mut self.begun, written));
+        let length = written.saturating_sub(offset);
+        self.running =
+            Some(tokio::task::spawn_blocking(move || files::begin_writing_out(growing.file(), offset, length)));
+    }
+}
+
 /// What the file holds.
 struct Written {
     offset: u64,
@@ -356,10 +383,6 @@ impl Written {
         };
         match result {
             Ok(()) => {
-                let (from, to) = (self.offset - self.offset % WRITE_BEHIND, offset - offset % WRITE_BEHIND);
-                if from < to {
-                    super::files::begin_writing_out(growing.file(), from, to - from);
-                }
                 self.hasher = hasher;
                 self.offset = offset;
                 Ok(self)
@@ -382,7 +405,7 @@ impl Store {
         if kept {
             filled.reservation.kept();
         } else {
-            let _ = super::files::remove_if_there(&self.layout.partial(digest));
+            let _ = files::remove_if_there(&self.layout.partial(digest));
         }
         self.let_go(growing);
         self.wake_sweep_if_full();
@@ -409,7 +432,7 @@ impl Store {
             }
             Ok(metadata) => {
                 tracing::error!(%digest, size_bytes = metadata.len(), expected_bytes = total, "a blob's file changed its size while it was stored; it is not kept");
-                let _ = super::files::remove_if_there(&blob);
+                let _ = files::remove_if_there(&blob);
                 false
             }
             Err(error) => {
@@ -425,7 +448,7 @@ impl Store {
         let partial = self.layout.partial(growing.digest());
         let empty = partial.metadata().is_ok_and(|metadata| metadata.len() == 0);
         if (remove || empty)
-            && let Err(error) = super::files::remove_if_there(&partial)
+            && let Err(error) = files::remove_if_there(&partial)
         {
             tracing::error!(path = %partial.display(), %error, "a partial file could not be removed");
         }
