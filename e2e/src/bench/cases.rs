@@ -39,6 +39,8 @@ const BESIDE: usize = 64;
 const PULLS: usize = 256;
 /// For how long they go on.
 const PULLING: Duration = Duration::from_secs(8);
+/// After so long it is seen what an allocator gives back.
+const REST: Duration = Duration::from_secs(15);
 /// Connections that say nothing.
 const IDLE: usize = 10_000;
 /// Connections that ask beside those.
@@ -293,6 +295,7 @@ pub const ALL: [Case; 16] = [
         metrics: &[
             Metric { name: "start_mib", title: "at start, MiB", digits: 1 },
             Metric { name: "peak_mib", title: "peak, MiB", digits: 1 },
+            Metric { name: "after_mib", title: "15 s later, MiB", digits: 1 },
         ],
         goals: &[itself("start_mib", 20.0), itself("peak_mib", 64.0)],
         ..USUAL
@@ -513,7 +516,10 @@ fn memory(round: &Round<'_>) -> Result<Sample> {
     }
     background.end()?;
     drop(stalled);
-    Ok(Sample::from([("start_mib", mebibytes(start)), ("peak_mib", mebibytes(peak))]))
+    thread::sleep(REST);
+    let after = running.memory()?;
+    let figures = [("start_mib", start), ("peak_mib", peak), ("after_mib", after)];
+    Ok(figures.map(|(name, bytes)| (name, mebibytes(bytes))).into())
 }
 
 #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
