@@ -166,6 +166,10 @@ impl Store {
         }
         for index in going {
             let place = &inventory.places[index];
+            // Its link would be gone and its bytes would stay, and nobody would find them for long.
+            if !place.item.manifest && self.blobs.growing.contains_key(&place.item.digest) {
+                continue;
+            }
             if !inventory.remove(place) {
                 continue;
             }
@@ -346,6 +350,8 @@ impl Inventory {
             if let (Some(image), Some(tree)) = (image, &self.trees[repository].1) {
                 tree.learn_holder(image, &digest);
             }
+            // What is on its way is in use now, whenever its link was made.
+            let used = if store.blobs.growing.contains_key(&digest) { u64::MAX } else { millis(used) };
             let size = record.size.or_else(|| Some(store.layout.blob(&digest).metadata().ok()?.len()));
             let item = Item {
                 repository,
@@ -353,7 +359,7 @@ impl Inventory {
                 manifest: false,
                 digest,
                 size: size.unwrap_or_default(),
-                used: millis(used),
+                used,
                 references: Vec::new(),
                 subject: None,
             };
@@ -537,4 +543,43 @@ fn partial_digest(entry: &DirEntry) -> Option<Digest> {
 fn older_than(entry: &DirEntry, now: SystemTime, age: Duration) -> bool {
     let modified = entry.metadata().and_then(|metadata| metadata.modified());
     modified.is_ok_and(|modified| now.duration_since(modified).is_ok_and(|since| since >= age))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+    use crate::{
+        oci::Algorithm,
+        store::{
+            Observer,
+            growing::{Growing, Phase},
+        },
+    };
+
+    struct Nobody;
+
+    impl Observer for Nobody {}
+
+    #[tokio::test]
+    async fn what_is_on_its_way_keeps_its_link_however_much_must_go() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path().to_owned(), Arc::new(Nobody)).unwrap();
+        let tree = store.tree(&"hub".parse().unwrap(), "identity").unwrap();
+        let digest = Digest::of(Algorithm::Sha256, b"blob");
+        tree.add_link(&digest, Some(4)).await;
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let growing = Arc::new(Growing::new(digest.clone(), file, Phase::Whole { total: 4 }));
+        store.blobs.growing.insert(digest.clone(), Arc::clone(&growing));
+        assert_eq!(store.sweep(1000).await, 0);
+        assert!(tree.link(&digest).await.unwrap().is_some(), "it would stay, and nobody would know whose it is");
+
+        let blob = store.layout.blob(&digest);
+        std::fs::create_dir_all(blob.parent().unwrap()).unwrap();
+        std::fs::write(&blob, "blob").unwrap();
+        store.let_go(&growing);
+        assert_eq!(store.sweep(1000).await, 4);
+        assert!(!blob.exists());
+    }
 }
