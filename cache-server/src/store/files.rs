@@ -2,13 +2,14 @@
 
 use std::{
     fs::File,
-    io::{self, Write},
+    io::{self, IoSlice, Write},
     os::fd::AsRawFd,
     path::Path,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, SystemTime},
 };
 
+use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Last use is recorded at most this often.
@@ -56,6 +57,29 @@ pub(super) fn create_durably(folder: &Path) -> io::Result<()> {
         Err(error) => Err(error),
         Ok(()) => sync_folder(parent),
     }
+}
+
+/// As many pieces as the kernel takes at once (`UIO_MAXIOV`).
+const PIECES: usize = 1024;
+
+/// Writes all of `chunks`, one behind the other, from `offset` on.
+pub(super) fn write_all_at(file: &File, chunks: &[Bytes], mut offset: u64) -> io::Result<()> {
+    let mut slices: Vec<IoSlice<'_>> = chunks.iter().map(|chunk| IoSlice::new(chunk)).collect();
+    let mut left = &mut slices[..];
+    // Empty ones go.
+    IoSlice::advance_slices(&mut left, 0);
+    while !left.is_empty() {
+        match rustix::io::pwritev(file, &left[..left.len().min(PIECES)], offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                offset += written as u64;
+                IoSlice::advance_slices(&mut left, written);
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Has the disk begin to write `length` bytes from `offset` on, without waiting for it: they are not durable when this returns.
@@ -178,6 +202,20 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn chunks_are_written_whole_however_many_and_however_short() {
+        let mut file = tempfile::tempfile().unwrap();
+        write_all_at(&file, &[], 0).unwrap();
+        write_all_at(&file, &[Bytes::new()], 0).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 0);
+        let chunks: Vec<Bytes> =
+            (0..3000_u16).map(|number| vec![number.to_be_bytes()[1]; usize::from(number % 4)].into()).collect();
+        write_all_at(&file, &chunks, 2).unwrap();
+        let mut content = Vec::new();
+        std::io::Read::read_to_end(&mut file, &mut content).unwrap();
+        assert_eq!(content, [&[0, 0], &chunks.concat()[..]].concat());
     }
 
     #[test]

@@ -364,31 +364,16 @@ struct Written {
 }
 
 impl Written {
-    /// Appends to the file in one write, and hashes. On failure the state is that before.
+    /// Appends to the file, and hashes. On failure the state is that before.
     fn append(mut self, growing: &Growing, chunks: &[Bytes]) -> Result<Self, (Self, io::Error)> {
-        let mut hasher = self.hasher.clone();
-        let mut offset = self.offset;
-        let result = match chunks {
-            [only] => growing.file().write_all_at(only, offset).map(|()| {
-                hasher.update(only);
-                offset += only.len() as u64;
-            }),
-            several => {
-                let joined = several.concat();
-                growing.file().write_all_at(&joined, offset).map(|()| {
-                    hasher.update(&joined);
-                    offset += joined.len() as u64;
-                })
-            }
-        };
-        match result {
-            Ok(()) => {
-                self.hasher = hasher;
-                self.offset = offset;
-                Ok(self)
-            }
-            Err(error) => Err((self, error)),
+        if let Err(error) = files::write_all_at(growing.file(), chunks, self.offset) {
+            return Err((self, error));
         }
+        for chunk in chunks {
+            self.hasher.update(chunk);
+            self.offset += chunk.len() as u64;
+        }
+        Ok(self)
     }
 }
 
