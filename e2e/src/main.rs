@@ -80,7 +80,7 @@ enum Command {
     /// Measures the cache server beside nginx and docker-registry, in turn in one run: tables of medians and ratios, a JSON
     /// file, a plot.
     Bench {
-        /// Only cases whose name holds this.
+        /// Only cases whose name holds this, or one of several with commas between.
         #[arg(default_value = "")]
         filter: String,
         /// How often each is measured.

@@ -32,9 +32,10 @@ use contender::{Contender, Ground, Running, Setup};
 use report::{Outcome, Samples};
 use stage::Stage;
 
-/// The cases whose name holds `filter`, or an error that says what there is.
+/// The cases whose name holds `filter`, or one of its parts between commas, or an error that says what there is.
 pub fn named(filter: &str) -> Result<Vec<&'static Case>> {
-    let found: Vec<_> = cases::ALL.iter().filter(|case| case.name.contains(filter)).collect();
+    let found: Vec<_> =
+        cases::ALL.iter().filter(|case| filter.split(',').any(|part| case.name.contains(part))).collect();
     if found.is_empty() {
         let all: Vec<_> = cases::ALL.iter().map(|case| case.name).collect();
         bail!("no case has {filter:?} in its name; there are {}", all.join(", "));
