@@ -95,9 +95,7 @@ impl Trees {
     fn remember_tag_list(&self, key: (u64, ImageName), stamp: FolderStamp, tags: Arc<Vec<Tag>>) {
         self.tag_lists.lock().unwrap_or_else(PoisonError::into_inner).insert(key, (stamp, tags));
     }
-}
 
-impl Trees {
     /// The tree of a folder, if a repository has it open.
     pub(super) fn at(&self, path: &std::path::Path) -> Option<Arc<Tree>> {
         self.lock().get(path).and_then(Weak::upgrade)

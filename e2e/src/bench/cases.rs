@@ -343,7 +343,7 @@ pub const ALL: [Case; 16] = [
         title: "a store of 1,000,000 blobs and 1,000,000 tags; an image of 100,000 tags",
         contenders: &[Ours, DockerRegistry],
         rounds: 3,
-        measure: Alone(|ground, stage, rounds| Box::pin(million::measure(ground, stage, rounds))),
+        measure: Alone(|ground, _, rounds| Box::pin(million::measure(ground, rounds))),
         metrics: &[
             Metric { name: "start_ms", title: "first answer, ms", digits: 1 },
             Metric { name: "times_empty", title: "÷ of an empty store", digits: 2 },

@@ -1,6 +1,6 @@
 //! What a small answer costs in instructions, which a busy machine does not change: a regression shows where times are noise.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
 
@@ -21,7 +21,7 @@ pub async fn measure(ground: &Ground, stage: &Stage, rounds: usize) -> Result<Sa
     let kinds = [("by_tag", &stage.by_tag), ("by_digest", &stage.by_digest), ("small", &stage.small)];
     let mut samples = Samples::new();
     for _ in 0..rounds {
-        let mut round = std::collections::BTreeMap::new();
+        let mut round = BTreeMap::new();
         for contender in [Contender::Ours, Contender::NginxCache] {
             let nothing = count(ground, stage, contender, None).await?;
             let mut sample = Sample::new();

@@ -17,7 +17,6 @@ use super::{
     client::{self, Connection},
     contender::{Contender, Ground, docker_registry, free_address},
     report::Samples,
-    stage::Stage,
 };
 use crate::{
     lab::Process,
@@ -43,7 +42,7 @@ struct Stores {
 }
 
 /// Each round starts each of them on its store.
-pub async fn measure(ground: &Ground, _: &Stage, rounds: usize) -> Result<Samples> {
+pub async fn measure(ground: &Ground, rounds: usize) -> Result<Samples> {
     let folder = ground.dir("million")?;
     let stores = Stores { empty: folder.join("empty"), full: folder.join("full"), registry: folder.join("registry") };
     for data in [&stores.empty, &stores.full] {
