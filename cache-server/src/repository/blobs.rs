@@ -241,7 +241,7 @@ impl BlobSource {
         self.mirror.forget_denial(&self.image);
         self.mirror.forget_absence(&self.image, self.digest.as_str());
         // The upstream has it, and gives it to these credentials.
-        self.mirror.tree.add_link(&self.digest, body.total).await;
+        self.mirror.tree.add_link_soon(&self.digest, body.total);
         let source = Self { mirror: Arc::clone(&self.mirror), image: self.image.clone(), digest: self.digest.clone() };
         let chunks = body.body.map(move |chunk| chunk.map_err(|error| source.failed(error)));
         let received = self.mirror.received.clone();

@@ -34,6 +34,11 @@ const BACKLOG: usize = 1024 * 1024;
 /// readers need the processors more.
 const WRITE_BEHIND: Duration = Duration::from_millis(500);
 
+/// With so much free space beyond what a fill needs, none is taken beforehand: fallocate(2) waits for the file system's journal,
+/// and readers for their first byte. Where many fills use it up all the same, the one that finds the volume full is handed on
+/// without being stored.
+const PLENTY: u64 = 1024 * 1024 * 1024;
+
 /// Bytes read at once when a partial file is hashed again.
 const REHASH: usize = 1024 * 1024;
 
@@ -182,12 +187,13 @@ impl Fill {
 
     /// Hashes what an earlier process or an earlier, broken fill left.
     async fn rehash(&self) -> Result<Written, Failure> {
+        let nothing = Written { offset: 0, hasher: Hasher::new(self.growing.digest().algorithm()) };
+        if self.growing.file().metadata().is_ok_and(|metadata| metadata.len() == 0) {
+            return Ok(nothing);
+        }
         let growing = Arc::clone(&self.growing);
         let written = blocking(move || {
-            let mut written = Written { offset: 0, hasher: Hasher::new(growing.digest().algorithm()) };
-            if growing.file().metadata()?.len() == 0 {
-                return Ok(written);
-            }
+            let mut written = nothing;
             let mut buffer = vec![0_u8; REHASH];
             loop {
                 match growing.file().read_at(&mut buffer, written.offset)? {
@@ -230,14 +236,12 @@ impl Fill {
         }
     }
 
-    /// Takes the space now, so that a full volume shows before the first byte is handed out.
+    /// Takes the space now where there may not be enough, so that a full volume shows before the first byte is handed out.
     async fn preallocate(&self, total: Option<u64>, written: &Written) -> Result<(), Failure> {
         let Some(total) = total.filter(|total| *total > written.offset) else { return Ok(()) };
         for attempt in 0..2 {
             let growing = Arc::clone(&self.growing);
-            // The size is kept, so that after a crash the file's length says how many bytes are there.
-            let flags = rustix::fs::FallocateFlags::KEEP_SIZE;
-            match blocking(move || rustix::fs::fallocate(growing.file(), flags, 0, total)).await {
+            match blocking(move || take_space(growing.file(), total)).await {
                 Err(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => {
                     if attempt == 0 && self.store.make_free(total).await {
                         continue;
@@ -375,6 +379,16 @@ impl Written {
         }
         Ok(self)
     }
+}
+
+/// Takes space for `total` bytes of a file, unless there is plenty.
+fn take_space(file: &File, total: u64) -> rustix::io::Result<()> {
+    let volume = rustix::fs::fstatvfs(file)?;
+    if volume.f_bavail.saturating_mul(volume.f_frsize) >= total.saturating_add(PLENTY) {
+        return Ok(());
+    }
+    // The size is kept, so that after a crash the file's length says how many bytes are there.
+    rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, total)
 }
 
 fn failed_to(action: &'static str, source: io::Error) -> Failure {

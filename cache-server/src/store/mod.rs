@@ -104,6 +104,8 @@ pub struct Store {
     committing: TaskTracker,
     /// One of those has ended.
     committed: Notify,
+    /// Records on their way to the disk that nobody waits for.
+    recording: TaskTracker,
     /// What the last sweep found.
     survey: ArcSwapOption<Survey>,
     /// Held for the lock that it carries.
@@ -131,6 +133,7 @@ impl Store {
             sweeping: tokio::sync::Mutex::new(()),
             committing: TaskTracker::new(),
             committed: Notify::new(),
+            recording: TaskTracker::new(),
             survey: ArcSwapOption::empty(),
             _lock: lock,
         }))
@@ -151,11 +154,13 @@ impl Store {
         Tree::open(self, repository, identity)
     }
 
-    /// Waits until every blob that is whole has its name. For the end of the process: fills that are not whole are
+    /// Waits until every blob that is whole has its name, and every link is on the disk. For the end of the process: fills that are not whole are
     /// resumed by the next one.
     pub async fn settle(&self) {
-        self.committing.close();
-        self.committing.wait().await;
+        for tracker in [&self.committing, &self.recording] {
+            tracker.close();
+            tracker.wait().await;
+        }
     }
 
     /// Bytes of all stored blobs, and of what is being stored; zero until the first count after start has ended.

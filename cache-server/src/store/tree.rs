@@ -264,6 +264,13 @@ impl Tree {
         self.write(&self.store.trees.links, key, self.layout.link(digest), LinkRecord { size }).await;
     }
 
+    /// The same, without waiting for the disk: whoever asked waits for the first byte of the blob.
+    pub fn add_link_soon(self: &Arc<Self>, digest: &Digest, size: Option<u64>) {
+        let (tree, digest) = (Arc::clone(self), digest.clone());
+        tree.store.trees.links.insert((tree.key, digest.clone()), Used::new(LinkRecord { size }, SystemTime::now()));
+        self.store.recording.spawn(async move { tree.add_link(&digest, size).await });
+    }
+
     /// A manifest of an image. Counts as a use.
     pub async fn manifest(&self, image: &ImageName, digest: &Digest) -> io::Result<Option<Arc<Used<ManifestRecord>>>> {
         let key = (self.key, image.clone(), digest.clone());
