@@ -6,7 +6,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -192,6 +192,27 @@ pub fn fetch_at_once(
             gate.wait();
             let mut connection = connection?;
             (0..times).map(|_| connection.fetch(request)).collect()
+        };
+        let running: Vec<_> = (0..connections).map(|_| scope.spawn(one)).collect();
+        let ended = running.into_iter().map(|one| one.join().unwrap_or_else(|_| bail!("a client died")));
+        Ok(ended.collect::<Result<Vec<_>>>()?.concat())
+    })
+}
+
+/// All of `requests` over so many connections, each of which takes the next one when it has ended one. How long each took, in
+/// seconds.
+pub fn fetch_in_turn(address: SocketAddr, requests: &[Vec<u8>], connections: usize) -> Result<Vec<f64>> {
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        let one = || -> Result<Vec<f64>> {
+            let mut connection = Connection::open(address, None)?;
+            let mut times = Vec::new();
+            while let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let begun = Instant::now();
+                connection.fetch(request)?;
+                times.push(begun.elapsed().as_secs_f64());
+            }
+            Ok(times)
         };
         let running: Vec<_> = (0..connections).map(|_| scope.spawn(one)).collect();
         let ended = running.into_iter().map(|one| one.join().unwrap_or_else(|_| bail!("a client died")));

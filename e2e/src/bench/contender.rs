@@ -1,7 +1,7 @@
 //! The servers that are measured beside each other, each set up as its guides say.
 
 use std::{
-    fs,
+    fs, io,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::Command,
@@ -24,6 +24,8 @@ use crate::{
 
 /// How long a server may take to listen.
 const START_LIMIT: Duration = Duration::from_secs(30);
+/// A file that is larger is not kept when its server has ended, in bytes.
+const LARGE: u64 = 4 * 1024 * 1024;
 
 /// A server that is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,12 +91,31 @@ impl Ground {
         Containerd::start(&self.lab, &self.programs, Major::Two, &format!("http://{mirror}")).await
     }
 
-    /// Ends it and removes what it kept.
-    pub async fn clear_away(&self, mut containerd: Containerd) -> Result<()> {
+    /// Ends it, and puts aside what it kept.
+    pub async fn end(&self, mut containerd: Containerd) -> Result<()> {
         containerd.stop().await?;
-        let folder = self.lab.dir(containerd.name())?;
-        fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))
+        self.put_aside(&self.lab.dir(containerd.name())?)
     }
+
+    /// Keeps a folder until the run ends, without what is large in it. For minutes, ext4 passes over the inode of each removed file
+    /// one by one, and who makes files next would be measured with that.
+    fn put_aside(&self, folder: &Path) -> Result<()> {
+        let aside = tempfile::tempdir_in(self.lab.work()).context("cannot make a folder")?.keep();
+        fs::rename(folder, &aside).with_context(|| format!("cannot put {} aside", folder.display()))?;
+        remove_large(&aside).with_context(|| format!("cannot remove what is large in {}", aside.display()))
+    }
+}
+
+fn remove_large(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_large(&entry.path())?;
+        } else if entry.metadata()?.len() > LARGE {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// How a contender is started.
@@ -171,14 +192,14 @@ impl Running {
         Ok(members.into_iter().filter_map(resident).sum())
     }
 
-    /// Ends it and removes what it kept.
-    pub async fn stop(mut self) -> Result<()> {
+    /// Ends it, and puts aside what it kept.
+    pub async fn stop(mut self, ground: &Ground) -> Result<()> {
         if let Some(mut process) = self.process.take() {
             process.signal(Signal::TERM)?;
             process.wait(Duration::from_secs(10)).await?;
         }
         cgroups::remove(&self.group)?;
-        fs::remove_dir_all(&self.folder).with_context(|| format!("cannot remove {}", self.folder.display()))
+        ground.put_aside(&self.folder)
     }
 }
 

@@ -55,7 +55,7 @@ async fn count(ground: &Ground, stage: &Stage, contender: Contender, request: Op
         }
     }
     drop(connection);
-    running.stop().await?;
+    running.stop(ground).await?;
     let counted = total(&folder)?;
     fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     Ok(counted)

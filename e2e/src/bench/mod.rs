@@ -55,7 +55,7 @@ pub async fn measure(work: PathBuf, filter: &str, rounds: usize, output: &Path) 
     let ground = Ground::new(lab, programs, files)?;
     let mut outcomes = Vec::new();
     for case in named(filter)? {
-        let rounds = rounds.min(case.rounds);
+        let rounds = (case.rounds)(rounds);
         let samples = match case.measure {
             Measure::Warm(measure) => warm(&ground, &stage, case, measure, rounds).await,
             Measure::Cold(measure) => cold(&ground, &stage, case, measure, rounds).await,
@@ -96,7 +96,7 @@ async fn warm(ground: &Ground, stage: &Stage, case: &Case, measure: Sampled, rou
         samples.push(of_round);
     }
     for (_, one) in running {
-        one.stop().await?;
+        one.stop(ground).await?;
     }
     Ok(samples)
 }
@@ -109,11 +109,13 @@ async fn cold(ground: &Ground, stage: &Stage, case: &Case, measure: Sampled, rou
     for number in 0..rounds {
         let mut of_round = BTreeMap::new();
         for contender in in_turn(case, number) {
+            // Nobody is measured with what others still have to write.
+            rustix::fs::sync();
             let running = Running::start(ground, setup(case, stage, contender)).await?;
             let round = Round { ground, stage, origin, contender, running: &running, tls: tls.as_ref() };
             let sample = measure(&round).with_context(|| format!("cannot measure {}", contender.name()))?;
             of_round.insert(contender, sample);
-            running.stop().await?;
+            running.stop(ground).await?;
         }
         samples.push(of_round);
     }

@@ -59,6 +59,8 @@ pub struct Stage {
     pub by_digest: Vec<u8>,
     /// An image of 60 layers, as an engine names it.
     pub layered: String,
+    /// The requests for its blobs.
+    pub layers: Vec<Vec<u8>>,
 }
 
 impl Stage {
@@ -116,9 +118,12 @@ impl Stage {
             let entry = Entry::of(manifest.clone(), &digest, MANIFEST)?;
             entries.insert(format!("/v2/{}/manifests/{name}", layered.name), entry);
         }
+        let mut layers = Vec::new();
         for (digest, _) in layered.blobs()? {
             let entry = Entry::of(layered.blob(&digest), &digest, BLOB)?;
-            entries.insert(format!("/v2/{}/blobs/{digest}", layered.name), entry);
+            let path = format!("/v2/{}/blobs/{digest}", layered.name);
+            layers.push(client::get(&path));
+            entries.insert(path, entry);
         }
         Ok(Self {
             fast: Origin::start(entries.clone(), None)?,
@@ -133,6 +138,7 @@ impl Stage {
             tagged,
             by_digest,
             layered: layered.reference(),
+            layers,
         })
     }
 }
