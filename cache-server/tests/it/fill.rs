@@ -292,6 +292,22 @@ async fn a_fill_that_a_crash_cut_is_resumed_by_the_next_process() {
 }
 
 #[tokio::test]
+async fn a_whole_blob_whose_name_a_power_cut_took_gets_it_back_without_the_upstream() {
+    let case = Case::of(2 * MIB).await;
+    case.cache.client().get(&case.path).await.assert_is(200, &case.body);
+    case.assert_stored_whole().await;
+    let Case { registry, setup, cache, body, digest, path } = case;
+    cache.kill().await;
+    std::fs::rename(blob_path(&setup.data(), &digest), partial_path(&setup.data(), &digest)).unwrap();
+
+    let cache = setup.start().await;
+    cache.client().get(&path).await.assert_is(200, &body);
+    assert_eq!(registry.ranges(&digest).len(), 1, "it was all there");
+    until("the blob is stored", || blob_path(&setup.data(), &digest).exists()).await;
+    assert_eq!(files(&setup.data().join("partial")), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn whatever_lies_in_a_partial_file_the_answer_is_right_or_cut() {
     let body = bytes(3, 400_000);
     let mut flipped = body[..200_000].to_vec();
