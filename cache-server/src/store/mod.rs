@@ -154,8 +154,8 @@ impl Store {
         Tree::open(self, repository, identity)
     }
 
-    /// Waits until every blob that is whole has its name, and every link is on the disk. For the end of the process: fills that are not whole are
-    /// resumed by the next one.
+    /// Waits until every blob that is whole has its name, and every link its record. For the end of the process: fills that are
+    /// not whole are resumed by the next one.
     pub async fn settle(&self) {
         for tracker in [&self.committing, &self.recording] {
             tracker.close();
