@@ -266,9 +266,9 @@ impl Tree {
 
     /// The same, without waiting for the disk: whoever asked waits for the first byte of the blob.
     pub fn add_link_soon(self: &Arc<Self>, digest: &Digest, size: Option<u64>) {
-        let (tree, digest) = (Arc::clone(self), digest.clone());
-        tree.store.trees.links.insert((tree.key, digest.clone()), Used::new(LinkRecord { size }, SystemTime::now()));
-        self.store.recording.spawn(async move { tree.add_link(&digest, size).await });
+        let (tree, path, record) = (Arc::clone(self), self.layout.link(digest), LinkRecord { size });
+        self.store.trees.links.insert((self.key, digest.clone()), Used::new(record.clone(), SystemTime::now()));
+        self.store.recording.spawn(async move { tree.on_disk(move || files::write_record(&path, &record)).await });
     }
 
     /// A manifest of an image. Counts as a use.

@@ -478,17 +478,11 @@ fn layers(round: &Round<'_>) -> Result<Sample> {
 
 fn layers_alone(round: &Round<'_>) -> Result<Sample> {
     let before = round.running.processor_seconds()?;
-    let begun = Instant::now();
-    let mut times = client::fetch_in_turn(round.running.address(), &round.stage.layers, DOWNLOADS)?;
-    let seconds = begun.elapsed().as_secs_f64();
-    times.sort_by(f64::total_cmp);
-    let within = |share: usize| times[(times.len() - 1) * share / 100] * 1e3;
-    Ok(Sample::from([
-        ("seconds", seconds),
-        ("p50_ms", within(50)),
-        ("p99_ms", within(99)),
-        ("cpu_s", round.running.processor_seconds()? - before),
-    ]))
+    let answered = client::fetch_in_turn(round.running.address(), &round.stage.layers, DOWNLOADS)?;
+    let used = round.running.processor_seconds()? - before;
+    let mut sample = of_small(&answered, used);
+    sample.extend([("seconds", answered.wall.as_secs_f64()), ("cpu_s", used)]);
+    Ok(sample)
 }
 
 fn connections(round: &Round<'_>) -> Result<Sample> {

@@ -199,11 +199,10 @@ pub fn fetch_at_once(
     })
 }
 
-/// All of `requests` over so many connections, each of which takes the next one when it has ended one. How long each took, in
-/// seconds.
-pub fn fetch_in_turn(address: SocketAddr, requests: &[Vec<u8>], connections: usize) -> Result<Vec<f64>> {
-    let next = AtomicUsize::new(0);
-    thread::scope(|scope| {
+/// All of `requests` over so many connections, each of which takes the next one when it has ended one.
+pub fn fetch_in_turn(address: SocketAddr, requests: &[Vec<u8>], connections: usize) -> Result<Small> {
+    let (next, begun) = (AtomicUsize::new(0), Instant::now());
+    let times: Result<Vec<_>> = thread::scope(|scope| {
         let one = || -> Result<Vec<f64>> {
             let mut connection = Connection::open(address, None)?;
             let mut times = Vec::new();
@@ -216,8 +215,11 @@ pub fn fetch_in_turn(address: SocketAddr, requests: &[Vec<u8>], connections: usi
         };
         let running: Vec<_> = (0..connections).map(|_| scope.spawn(one)).collect();
         let ended = running.into_iter().map(|one| one.join().unwrap_or_else(|_| bail!("a client died")));
-        Ok(ended.collect::<Result<Vec<_>>>()?.concat())
-    })
+        ended.collect()
+    });
+    let (wall, mut times) = (begun.elapsed(), times?.concat());
+    times.sort_by(f64::total_cmp);
+    Ok(Small { times, wall })
 }
 
 /// Transfers that go on in the background, as long as this is held.
